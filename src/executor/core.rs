@@ -1,0 +1,473 @@
+//! One core: a run queue, a reactor, and an inbox for other threads.
+//!
+//! The loop runs tasks, a bounded number between two looks at the kernel; reads its letters; and turns the reactor,
+//! which puts the tasks that it wakes straight into the queue. When there is nothing to run, that turn is the one that
+//! waits. Everything that other threads want comes as a [`Letter`], and they have to end the wait only if there is one.
+
+use super::join::{JoinHandle, packet};
+use super::settings::{Panics, Settings, SlowPoll};
+use super::stats::{Counters, Stats};
+use super::task::{self, Task, TaskPtr, TaskRef};
+use crate::reactor::local::Local;
+use crate::reactor::{Shared, budget, current, wake_all};
+use crate::sys::fork::PerProcess;
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::io;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// The part of a core that belongs to its thread. It does not move.
+pub(super) struct Core {
+    queue: RefCell<VecDeque<TaskPtr>>,
+    /// All tasks that are not complete: so that none outlives the core.
+    tasks: RefCell<Slab<TaskPtr>>,
+    local: Local,
+    mailbox: Arc<Mailbox>,
+    settings: Settings,
+    /// Nothing is spawned any more.
+    closed: Cell<bool>,
+    /// A task has panicked, and the settings say that this stops the core.
+    stopped: Cell<bool>,
+    /// Who waits for the last task to be complete.
+    on_empty: RefCell<Vec<Waker>>,
+    /// Who waits for the request to shut down.
+    on_shutdown: RefCell<Vec<Waker>>,
+    /// The state of the generator that shuffles the queue.
+    shuffle: Cell<u64>,
+}
+
+/// The part of a core that other threads use.
+pub(super) struct Mailbox {
+    id: u64,
+    reactor: Arc<Shared>,
+    /// `None` when the core has gone.
+    inbox: Mutex<Option<Vec<Letter>>>,
+    /// Set when the core is asked to end: by when its tasks should have (`None`: no limit).
+    end: OnceLock<Option<Instant>>,
+    pub counters: Counters,
+}
+
+/// What another thread wants of a core.
+pub(super) enum Letter {
+    Wake(TaskRef),
+    Cancel(TaskRef),
+    Run(Box<dyn FnOnce(&Core) + Send>),
+    Shutdown,
+}
+
+static CORES: PerProcess<RwLock<HashMap<u64, Arc<Mailbox>>>> = PerProcess::new(RwLock::default);
+
+thread_local! {
+    /// The core that this thread runs, while it is in [`Core::enter`].
+    static CURRENT: Cell<*const Core> = const { Cell::new(ptr::null()) };
+}
+
+/// The core that this thread runs.
+#[inline]
+pub(super) fn with_current<R>(f: impl FnOnce(Option<&Core>) -> R) -> R {
+    let current = CURRENT.get();
+    // SAFETY: the pointer is set by `Core::enter` only, which holds the reference that it came from until it has put the
+    // old one back, also when it unwinds. A `Core` is not Sync, and the pointer never leaves the thread.
+    f(unsafe { current.as_ref() })
+}
+
+/// Wakes a task of a core that is not this thread's.
+pub(super) fn post(task: TaskRef) {
+    let mailbox = find(task.core_id());
+    if let Some(mailbox) = mailbox {
+        mailbox.post(Letter::Wake(task));
+    }
+}
+
+/// Cancels a task, at once if this is its core.
+pub(super) fn cancel(task: TaskRef) {
+    with_current(|core| match core {
+        Some(core) if core.id() == task.core_id() => task.open(core).cancel(),
+        _ => {
+            if let Some(mailbox) = find(task.core_id()) {
+                mailbox.post(Letter::Cancel(task));
+            }
+        }
+    });
+}
+
+fn find(id: u64) -> Option<Arc<Mailbox>> {
+    CORES.get().read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&id).cloned()
+}
+
+impl Mailbox {
+    /// `false`: the core has gone, and the letter with it.
+    pub fn post(&self, letter: Letter) -> bool {
+        {
+            let mut inbox = self.inbox();
+            match inbox.as_mut() {
+                Some(inbox) => inbox.push(letter),
+                None => {
+                    // What it carries may be anybody's, and is dropped outside of the lock.
+                    drop(inbox);
+                    drop(letter);
+                    return false;
+                }
+            }
+        }
+        self.reactor.notify();
+        true
+    }
+
+    /// Starts, on the core, the task that `make` makes there.
+    pub fn spawn<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        let (sender, handle) = packet();
+        self.post(Letter::Run(Box::new(move |core| sender.start(core, make))));
+        handle
+    }
+
+    /// Asks the core to end, and its tasks to do so within `drain`. Only the first request counts.
+    pub fn ask_to_end(&self, drain: Duration) {
+        let _ = self.end.set(Instant::now().checked_add(drain));
+        self.post(Letter::Shutdown);
+    }
+
+    /// By when the tasks should have ended.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.end.get().copied().flatten()
+    }
+
+    pub fn stats(&self) -> Stats {
+        self.counters.snapshot(self.reactor.sources_alive())
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Option<Vec<Letter>>> {
+        self.inbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Core {
+    pub fn new(settings: Settings) -> io::Result<Box<Core>> {
+        let local = settings.reactor.clone().build_local()?;
+        let mailbox = Arc::new(Mailbox {
+            id: local.shared.id,
+            reactor: local.shared.clone(),
+            inbox: Mutex::new(Some(Vec::new())),
+            end: OnceLock::new(),
+            counters: Counters::default(),
+        });
+        let cores = CORES.get();
+        cores.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(mailbox.id, mailbox.clone());
+        let shuffle = Cell::new(settings.shuffle.unwrap_or_default());
+        Ok(Box::new(Core {
+            queue: RefCell::default(),
+            tasks: RefCell::default(),
+            local,
+            mailbox,
+            settings,
+            closed: Cell::new(false),
+            stopped: Cell::new(false),
+            on_empty: RefCell::default(),
+            on_shutdown: RefCell::default(),
+            shuffle,
+        }))
+    }
+
+    /// The id of its reactor, which is never used twice in a process.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        self.mailbox.id
+    }
+
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
+    }
+
+    fn counters(&self) -> &Counters {
+        &self.mailbox.counters
+    }
+
+    /// Runs `f` with this as the thread's core.
+    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        struct Restore(*const Core);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let _restore = Restore(CURRENT.replace(self));
+        current::enter_own(&self.local, f)
+    }
+
+    // ------------------------------------------------------------------------------------------- tasks
+
+    /// Starts a task. On a core that has closed, it is cancelled before it runs.
+    pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
+        // SAFETY: `Drop` completes every task that is in the table, and the future borrows nothing.
+        let (ptr, task) = unsafe { task::spawn(self, future) };
+        let mut tasks = self.tasks.borrow_mut();
+        ptr.index().set(tasks.insert(ptr) as u32);
+        self.counters().tasks_alive.set(tasks.len() as u64);
+        drop(tasks);
+        if self.closed.get() {
+            ptr.cancel();
+        } else {
+            self.schedule(ptr);
+        }
+        task
+    }
+
+    /// Into the run queue, unless it is there.
+    #[inline]
+    pub fn schedule(&self, task: TaskPtr) {
+        if task.schedule() {
+            self.queue.borrow_mut().push_back(task);
+            self.counters().wakes_local.add(1);
+        }
+    }
+
+    /// The task is complete: out of the table.
+    pub fn forget(&self, task: TaskPtr) {
+        let mut tasks = self.tasks.borrow_mut();
+        tasks.remove(task.index().get() as usize);
+        let left = tasks.len();
+        drop(tasks);
+        self.counters().tasks_alive.set(left as u64);
+        if left == 0 {
+            wake_all(&mut self.on_empty.take());
+        }
+    }
+
+    pub fn note_panic(&self) {
+        match self.settings.panics {
+            Panics::Isolate => {}
+            Panics::StopCore => self.stopped.set(true),
+            Panics::Abort => std::process::abort(),
+        }
+    }
+
+    fn next_task(&self) -> Option<TaskPtr> {
+        let mut queue = self.queue.borrow_mut();
+        if self.settings.shuffle.is_none() {
+            return queue.pop_front();
+        }
+        if queue.is_empty() {
+            return None;
+        }
+        // Xorshift (Marsaglia 2003): any order will do, as long as the seed decides it.
+        let mut x = self.shuffle.get() | 1;
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.shuffle.set(x);
+        let i = x as usize % queue.len();
+        queue.swap_remove_front(i)
+    }
+
+    fn run_tasks(&self) {
+        let mut ran = 0;
+        while ran < self.settings.polls_per_turn {
+            let Some(task) = self.next_task() else { break };
+            ran += 1;
+            match &self.settings.slow_poll {
+                None => task.run(self),
+                Some(slow) => self.run_watched(task, slow),
+            }
+        }
+        self.counters().polls.add(ran as u64);
+    }
+
+    #[cold]
+    fn run_watched(&self, task: TaskPtr, slow: &SlowPoll) {
+        let started = Instant::now();
+        task.run(self);
+        let took = started.elapsed();
+        let longest = &self.counters().longest_poll_ns;
+        longest.set(longest.get().max(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)));
+        if took >= slow.threshold {
+            (slow.hook)(took);
+        }
+    }
+
+    // -------------------------------------------------------------------------------------------- loop
+
+    /// Runs everything until `future` is ready.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let root = Arc::new(Root {
+            woken: AtomicBool::new(true),
+            core_id: self.id(),
+            reactor: self.local.shared.clone(),
+        });
+        let waker = Waker::from(root.clone());
+        let cx = &mut Context::from_waker(&waker);
+        let mut future = std::pin::pin!(future);
+        self.enter(|| {
+            loop {
+                if root.woken.load(Ordering::Relaxed) {
+                    root.woken.swap(false, Ordering::AcqRel);
+                    budget::grant();
+                    if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                        return output;
+                    }
+                }
+                self.run_tasks();
+                if self.stopped.get() {
+                    panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
+                }
+                if self.local.shared.park.is_notified() {
+                    self.local.shared.park.wake();
+                    self.read_letters();
+                }
+                let idle = || self.queue.borrow().is_empty() && !root.woken.load(Ordering::Relaxed);
+                if !idle() {
+                    self.turn(Some(Duration::ZERO));
+                    continue;
+                }
+                if let Some(spin) = self.settings.busy_poll {
+                    self.spin(spin, idle);
+                    if !idle() || self.local.shared.park.is_notified() {
+                        continue;
+                    }
+                }
+                self.counters().sleeps.add(1);
+                if self.turn(None) {
+                    self.read_letters();
+                }
+            }
+        })
+    }
+
+    /// One turn of the reactor; says whether there may be letters.
+    fn turn(&self, timeout: Option<Duration>) -> bool {
+        let counters = self.counters();
+        counters.turns.add(1);
+        match self.local.turn(timeout) {
+            Ok(turn) => {
+                counters.events.add(turn.events as u64);
+                counters.timers.add(turn.timers as u64);
+                turn.notified
+            }
+            // To go on would be to spin, and to stop quietly would leave every task hanging.
+            Err(e) => panic!("the reactor of this core cannot wait: {e}"),
+        }
+    }
+
+    /// Turns without waiting, for as long as there is nothing to do and `limit` has not passed.
+    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) {
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            self.turn(Some(Duration::ZERO));
+            if !idle() || self.local.shared.park.is_notified() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    fn read_letters(&self) {
+        let letters = match self.mailbox.inbox().as_mut() {
+            Some(inbox) => std::mem::take(inbox),
+            None => return,
+        };
+        for letter in letters {
+            self.read(letter);
+        }
+    }
+
+    fn read(&self, letter: Letter) {
+        match letter {
+            Letter::Wake(task) => {
+                task.arrive();
+                let ptr = task.open(self);
+                if ptr.schedule() {
+                    self.queue.borrow_mut().push_back(ptr);
+                    self.counters().wakes_remote.add(1);
+                }
+            }
+            Letter::Cancel(task) => task.open(self).cancel(),
+            Letter::Run(run) => run(self),
+            Letter::Shutdown => wake_all(&mut self.on_shutdown.take()),
+        }
+    }
+
+    /// Until the core is asked to shut down.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.mailbox.end.get().is_some() {
+            return Poll::Ready(());
+        }
+        remember(&self.on_shutdown, cx.waker());
+        Poll::Pending
+    }
+
+    /// Until no task is left.
+    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.tasks.borrow().is_empty() {
+            return Poll::Ready(());
+        }
+        remember(&self.on_empty, cx.waker());
+        Poll::Pending
+    }
+
+    pub fn tasks_alive(&self) -> usize {
+        self.tasks.borrow().len()
+    }
+}
+
+fn remember(wakers: &RefCell<Vec<Waker>>, waker: &Waker) {
+    if !wakers.borrow().iter().any(|known| known.will_wake(waker)) {
+        let clone = waker.clone();
+        wakers.borrow_mut().push(clone);
+    }
+}
+
+/// Every task is dropped here, on its own thread, and nothing can be left of one.
+impl Drop for Core {
+    fn drop(&mut self) {
+        self.closed.set(true);
+        let this = &*self;
+        this.enter(|| {
+            loop {
+                // Dropping a future may spawn another (which is cancelled at once), cancel others, and wake anything.
+                let next = this.tasks.borrow().iter().next().map(|(_, task)| *task);
+                let Some(task) = next else { break };
+                task.cancel();
+            }
+            let letters = this.mailbox.inbox().take();
+            drop(letters);
+            // What is queued now is complete: running it only gives it up.
+            while let Some(task) = this.next_task() {
+                task.run(this);
+            }
+        });
+        let cores = CORES.get();
+        cores.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&self.mailbox.id);
+    }
+}
+
+/// The waker of the future that a core was started for.
+struct Root {
+    woken: AtomicBool,
+    core_id: u64,
+    reactor: Arc<Shared>,
+}
+
+impl Wake for Root {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if self.woken.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let here = with_current(|core| core.is_some_and(|core| core.id() == self.core_id));
+        if !here {
+            self.reactor.notify();
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! An executor per core.
+
+use super::core::{Core, Mailbox};
+use super::join::JoinHandle;
+use super::settings::{Panics, Settings, SlowPoll, choices};
+use super::stats::Stats;
+use super::{drain_until, shutdown_requested, with_core};
+use crate::reactor::Backend;
+use crate::sys::cpu;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// Threads that each have a reactor, a run queue and tasks of their own.
+///
+/// A task stays on the core that it was started on, so it need not be `Send`, and what it uses is never touched by
+/// two threads. Cores talk by spawning on each other and by whatever channels the tasks have.
+///
+/// [`Cores::builder`]`().`[`run`](CoresBuilder::run) is the usual way to be a server: the same future on every core, until
+/// all are ready. A `Cores` value lives beside other code, takes tasks from any thread, and ends with
+/// [`shutdown`](Cores::shutdown), or, at once, when it is dropped.
+///
+/// # Examples
+///
+/// ```
+/// use wakewheel::{Cores, block_on};
+///
+/// let cores = Cores::new(2)?;
+/// // The closure goes to the core; the future that it makes there need not be `Send`.
+/// let sum = cores.spawn(|| async { std::rc::Rc::new(3 + 4).as_ref().clone() });
+/// assert_eq!(block_on(sum).unwrap(), 7);
+/// # std::io::Result::Ok(())
+/// ```
+pub struct Cores {
+    cores: Vec<CoreHandle>,
+    threads: Vec<thread::JoinHandle<usize>>,
+    next: AtomicUsize,
+}
+
+impl Cores {
+    /// So many cores, with the usual choices.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for zero; no descriptors or threads left; a wrong `WAKEWHEEL_BACKEND`.
+    pub fn new(threads: usize) -> io::Result<Cores> {
+        Cores::builder().threads(threads).build()
+    }
+
+    /// Cores with choices; as many as there are processors, if nothing else is said.
+    pub fn builder() -> CoresBuilder {
+        CoresBuilder::default()
+    }
+
+    /// The cores.
+    pub fn handles(&self) -> &[CoreHandle] {
+        &self.cores
+    }
+
+    /// Starts the task that `make` makes, on the next core in turn.
+    pub fn spawn<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        self.cores[next % self.cores.len()].spawn(make)
+    }
+
+    /// What each core has done so far.
+    pub fn stats(&self) -> Vec<Stats> {
+        self.cores.iter().map(CoreHandle::stats).collect()
+    }
+
+    /// Ends all cores. [`shutdown_requested`](crate::executor::shutdown_requested) becomes ready on each; tasks then have
+    /// `drain` to come to their end; those that are left are cancelled, each on its own core. Returns how many
+    /// those were.
+    ///
+    /// # Panics
+    ///
+    /// If a core has panicked, as it did ([`Panics::StopCore`]).
+    pub fn shutdown(mut self, drain: Duration) -> usize {
+        let threads = self.ask_to_end(drain);
+        let mut left = 0;
+        for thread in threads {
+            left += thread.join().unwrap_or_else(|payload| resume_unwind(payload));
+        }
+        left
+    }
+
+    fn ask_to_end(&mut self, drain: Duration) -> Vec<thread::JoinHandle<usize>> {
+        for core in &self.cores {
+            core.0.ask_to_end(drain);
+        }
+        std::mem::take(&mut self.threads)
+    }
+}
+
+impl Drop for Cores {
+    fn drop(&mut self) {
+        for thread in self.ask_to_end(Duration::ZERO) {
+            // What it panicked with has been reported by the hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cores").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// One core, for any thread. Does not keep it running.
+#[derive(Clone)]
+pub struct CoreHandle(pub(super) Arc<Mailbox>);
+
+impl CoreHandle {
+    /// Starts the task that `make` makes on this core. If the core has gone, the handle says that it was cancelled.
+    pub fn spawn<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
+    where
+        F: Future + 'static,
+        F::Output: Send + 'static,
+    {
+        self.0.spawn(make)
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> Stats {
+        self.0.stats()
+    }
+}
+
+impl fmt::Debug for CoreHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CoreHandle").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// Choices for [`Cores`].
+#[derive(Clone, Debug, Default)]
+pub struct CoresBuilder {
+    core: Settings,
+    threads: Option<usize>,
+    pinned: bool,
+}
+
+choices!(CoresBuilder, core);
+
+impl CoresBuilder {
+    /// So many cores. The default is one for each processor that the process may use.
+    pub fn threads(mut self, threads: usize) -> CoresBuilder {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// Keeps each thread on a processor of its own (the first on the first that the process may use, and so on, round
+    /// again if there are more threads), and makes sure that the system has done so.
+    pub fn pinned(mut self) -> CoresBuilder {
+        self.pinned = true;
+        self
+    }
+
+    fn count(&self) -> io::Result<usize> {
+        match self.threads {
+            None => Ok(thread::available_parallelism().map_or(1, usize::from)),
+            Some(0) => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "0 cores would run nothing: ask for at least 1",
+            )),
+            Some(threads) => Ok(threads),
+        }
+    }
+
+    /// The processors for so many threads, or none.
+    fn places(&self, count: usize) -> io::Result<Vec<Option<usize>>> {
+        if !self.pinned {
+            return Ok(vec![None; count]);
+        }
+        let allowed = cpu::allowed()?;
+        Ok((0..count).map(|i| Some(allowed[i % allowed.len()])).collect())
+    }
+
+    /// Starts the threads.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for zero threads; no descriptors or threads left; a processor that the system does not give;
+    /// a wrong `WAKEWHEEL_BACKEND`. No thread is left over.
+    pub fn build(self) -> io::Result<Cores> {
+        let count = self.count()?;
+        let mut cores = Cores { cores: Vec::new(), threads: Vec::new(), next: AtomicUsize::new(0) };
+        for (i, place) in self.places(count)?.into_iter().enumerate() {
+            let (ready, is_ready) = mpsc::channel();
+            let settings = self.core.clone();
+            let thread = thread::Builder::new().name(format!("core {i}")).spawn(move || {
+                match start(settings, place) {
+                    Ok(core) => {
+                        let _ = ready.send(Ok(CoreHandle(core.mailbox().clone())));
+                        drop(ready);
+                        core.block_on(until_the_end())
+                    }
+                    Err(e) => {
+                        let _ = ready.send(Err(e));
+                        0
+                    }
+                }
+            })?;
+            cores.threads.push(thread);
+            cores.cores.push(is_ready.recv().expect("the thread answers")?);
+        }
+        Ok(cores)
+    }
+
+    /// Runs the future that `main` makes for each core (it is told which one it is) until all of them are ready, and returns
+    /// what they gave, in order. `main` may borrow. Tasks that are left when the future of their core is ready are dropped;
+    /// [`drain`](crate::executor::drain) waits for them. The first core is the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](CoresBuilder::build), before anything has run.
+    ///
+    /// # Panics
+    ///
+    /// As one of the futures does, after the others have ended. They are asked to:
+    /// [`shutdown_requested`](crate::executor::shutdown_requested) becomes ready.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use wakewheel::Cores;
+    ///
+    /// let names = ["a", "b"];
+    /// let greetings = Cores::builder().threads(2).run(|i| {
+    ///     let name = names[i];
+    ///     async move { format!("hello from {name}") }
+    /// })?;
+    /// assert_eq!(greetings, ["hello from a", "hello from b"]);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn run<F: Future>(self, main: impl Fn(usize) -> F + Sync) -> io::Result<Vec<F::Output>>
+    where
+        F::Output: Send,
+    {
+        let places = self.places(self.count()?)?;
+        let (main, settings) = (&main, &self.core);
+        let cores = &Mutex::new(Vec::new());
+        // The calling thread is lent only.
+        let _unpin = self.pinned.then(cpu::restore_later).transpose()?;
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            let mut starts = Vec::new();
+            for (i, &place) in places.iter().enumerate().skip(1) {
+                // Nothing runs before every core is there: a thread whose start signal never comes ends.
+                let (ready, is_ready) = mpsc::channel();
+                let (start_now, may_start) = mpsc::channel::<()>();
+                let body = move || match start(settings.clone(), place) {
+                    Ok(core) => {
+                        let _ = ready.send(Ok(core.mailbox().clone()));
+                        may_start.recv().ok()?;
+                        Some(run_one(core, cores, main(i)))
+                    }
+                    Err(e) => {
+                        let _ = ready.send(Err(e));
+                        None
+                    }
+                };
+                threads.push(thread::Builder::new().name(format!("core {i}")).spawn_scoped(scope, body)?);
+                lock(cores).push(is_ready.recv().expect("the thread answers")?);
+                starts.push(start_now);
+            }
+            let core = start(settings.clone(), places[0])?;
+            lock(cores).push(core.mailbox().clone());
+            for start_now in starts {
+                let _ = start_now.send(());
+            }
+            let mut outputs = vec![run_one(core, cores, main(0))];
+            for thread in threads {
+                match thread.join() {
+                    Ok(output) => outputs.extend(output),
+                    Err(payload) => resume_unwind(payload),
+                }
+            }
+            Ok(outputs)
+        })
+    }
+}
+
+/// Runs `main` on `core`. If it panics, the others are asked to end.
+fn run_one<F: Future>(core: Box<Core>, cores: &Mutex<Vec<Arc<Mailbox>>>, main: F) -> F::Output {
+    struct OnPanic<'a>(&'a Mutex<Vec<Arc<Mailbox>>>);
+    impl Drop for OnPanic<'_> {
+        fn drop(&mut self) {
+            for core in lock(self.0).iter() {
+                core.ask_to_end(Duration::ZERO);
+            }
+        }
+    }
+    let on_panic = OnPanic(cores);
+    let output = core.block_on(main);
+    std::mem::forget(on_panic);
+    output
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn start(settings: Settings, place: Option<usize>) -> io::Result<Box<Core>> {
+    if let Some(processor) = place {
+        cpu::pin(processor)?;
+    }
+    Core::new(settings)
+}
+
+/// A core's life in [`Cores`]: until it is asked to end, and its tasks have, or their time is up. Returns how many
+/// are left.
+async fn until_the_end() -> usize {
+    shutdown_requested().await;
+    let deadline = with_core("drain", |core| core.mailbox().deadline());
+    drain_until(deadline).await
+}

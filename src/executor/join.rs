@@ -1,0 +1,272 @@
+//! The result of a task, on its own thread and on others.
+
+use super::core::{self, Core};
+use super::task::TaskRef;
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+/// Why a task has no output.
+pub struct JoinError(Reason);
+
+enum Reason {
+    Cancelled,
+    Panicked(Box<dyn Any + Send>),
+}
+
+impl JoinError {
+    pub(super) fn cancelled() -> JoinError {
+        JoinError(Reason::Cancelled)
+    }
+
+    pub(super) fn panicked(payload: Box<dyn Any + Send>) -> JoinError {
+        JoinError(Reason::Panicked(payload))
+    }
+
+    /// Was it cancelled: by its handle, or because its executor ended?
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.0, Reason::Cancelled)
+    }
+
+    /// Did it panic?
+    pub fn is_panic(&self) -> bool {
+        matches!(self.0, Reason::Panicked(_))
+    }
+
+    /// What it panicked with; `Err` if it did not.
+    ///
+    /// # Errors
+    ///
+    /// The error itself, if the task was cancelled.
+    pub fn into_panic(self) -> Result<Box<dyn Any + Send>, JoinError> {
+        match self.0 {
+            Reason::Panicked(payload) => Ok(payload),
+            Reason::Cancelled => Err(self),
+        }
+    }
+
+    /// Panics as the task did.
+    ///
+    /// # Panics
+    ///
+    /// Always: if the task was cancelled, with a message that says so.
+    pub fn resume(self) -> ! {
+        match self.0 {
+            Reason::Panicked(payload) => resume_unwind(payload),
+            Reason::Cancelled => panic!("{self}"),
+        }
+    }
+
+    fn message(&self) -> Option<&str> {
+        let Reason::Panicked(payload) = &self.0 else { return None };
+        payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+    }
+}
+
+impl fmt::Display for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.0, self.message()) {
+            (Reason::Cancelled, _) => f.write_str("the task was cancelled"),
+            (Reason::Panicked(_), Some(message)) => write!(f, "the task panicked: {message}"),
+            (Reason::Panicked(_), None) => f.write_str("the task panicked"),
+        }
+    }
+}
+
+impl fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+/// The handle of a task on whatever core: join it, cancel it, or let it go, from any thread and under any executor.
+///
+/// Awaiting it gives the task's result; a panic in the task is a [`JoinError`] that carries what it panicked with.
+/// **Dropping it cancels the task**, on its core, which drops the future there. To let the task run on by
+/// itself, [`detach`](JoinHandle::detach) it.
+///
+/// # Cancel safety
+///
+/// Awaiting `&mut handle` can be given up and taken up again.
+#[must_use = "dropping a handle cancels its task: await it, or call .detach() to let it run by itself"]
+pub struct JoinHandle<T> {
+    packet: Option<Arc<Packet<T>>>,
+}
+
+/// Where a task leaves its result for another thread.
+struct Packet<T> {
+    state: Mutex<State<T>>,
+}
+
+struct State<T> {
+    result: Option<Result<T, JoinError>>,
+    /// There is a result, or there was.
+    done: bool,
+    /// Cancelled before it was there: it is not to begin.
+    cancelled: bool,
+    task: Option<TaskRef>,
+    awaiter: Option<Waker>,
+}
+
+impl<T> Packet<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn finish(&self, result: Result<T, JoinError>) {
+        let mut state = self.lock();
+        if state.done {
+            return;
+        }
+        state.done = true;
+        state.result = Some(result);
+        let (task, awaiter) = (state.task.take(), state.awaiter.take());
+        drop(state);
+        drop(task);
+        if let Some(awaiter) = awaiter {
+            awaiter.wake();
+        }
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A future whose result goes into a packet, whatever becomes of it.
+    pub(super) struct Deliver<F: Future> {
+        #[pin]
+        future: F,
+        packet: Sender<F::Output>,
+    }
+}
+
+/// The task's end of a packet.
+pub(super) struct Sender<T>(Arc<Packet<T>>);
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.0.finish(Err(JoinError::cancelled()));
+    }
+}
+
+/// Both ends.
+pub(super) fn packet<T>() -> (Sender<T>, JoinHandle<T>) {
+    let state = State { result: None, done: false, cancelled: false, task: None, awaiter: None };
+    let packet = Arc::new(Packet { state: Mutex::new(state) });
+    (Sender(packet.clone()), JoinHandle { packet: Some(packet) })
+}
+
+impl<T> Sender<T> {
+    /// Starts the task that `make` makes, on its core, unless it has been cancelled on the way there.
+    pub fn start<F: Future<Output = T> + 'static>(self, core: &Core, make: impl FnOnce() -> F)
+    where
+        T: 'static,
+    {
+        let packet = self.0.clone();
+        if packet.lock().cancelled {
+            return;
+        }
+        let future = match catch_unwind(AssertUnwindSafe(make)) {
+            Ok(future) => future,
+            Err(payload) => {
+                packet.finish(Err(JoinError::panicked(payload)));
+                return core.note_panic();
+            }
+        };
+        let task = core.spawn(Deliver { future, packet: self });
+        packet.lock().task = Some(task.to_ref());
+        task.detach();
+    }
+}
+
+impl<F: Future> Future for Deliver<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let result = match catch_unwind(AssertUnwindSafe(|| this.future.poll(cx))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(output)) => Ok(output),
+            Err(payload) => {
+                core::with_current(|core| core.into_iter().for_each(Core::note_panic));
+                Err(JoinError::panicked(payload))
+            }
+        };
+        this.packet.0.finish(result);
+        Poll::Ready(())
+    }
+}
+
+impl<T> JoinHandle<T> {
+    /// Lets the task run by itself, until it ends or its executor does. Its result is dropped.
+    pub fn detach(mut self) {
+        self.packet = None;
+    }
+
+    /// Cancels the task. Its future is dropped by its core; await the handle to know when that has been done.
+    pub fn cancel(&self) {
+        if let Some(packet) = &self.packet {
+            packet.cancel();
+        }
+    }
+
+    /// Is it done, or cancelled? Then awaiting it does not wait.
+    pub fn is_finished(&self) -> bool {
+        self.packet.as_ref().is_none_or(|packet| packet.lock().done)
+    }
+}
+
+impl<T> Packet<T> {
+    fn cancel(&self) {
+        let mut state = self.lock();
+        state.cancelled = true;
+        let task = state.task.take();
+        drop(state);
+        if let Some(task) = task {
+            core::cancel(task);
+        }
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    /// # Panics
+    ///
+    /// If it is polled again after it gave the result.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let packet = self.packet.as_ref().expect("a handle that was not detached");
+        let clone = cx.waker().clone();
+        let mut state = packet.lock();
+        if state.done {
+            return Poll::Ready(state.result.take().expect("polled after it gave its result"));
+        }
+        let replaced = state.awaiter.replace(clone);
+        drop(state);
+        drop(replaced);
+        Poll::Pending
+    }
+}
+
+impl<T> Unpin for JoinHandle<T> {}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        if let Some(packet) = self.packet.take() {
+            packet.cancel();
+        }
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("is_finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}

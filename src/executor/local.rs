@@ -1,0 +1,98 @@
+//! An executor for the current thread.
+
+use super::core::Core;
+use super::settings::{Builder, Settings};
+use super::stats::Stats;
+use super::{CoreHandle, Task};
+use std::fmt;
+use std::future::Future;
+use std::io;
+
+/// An executor for the current thread, with a reactor of its own: one core, where it is called.
+///
+/// Its tasks run while the thread is in [`block_on`](LocalExecutor::block_on), and need not be `Send`. What they
+/// register, sockets and timers, is served by this reactor. When the executor is dropped, so are its tasks.
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, rc::Rc};
+/// use wakewheel::{LocalExecutor, spawn_local};
+///
+/// let executor = LocalExecutor::new()?;
+/// let count = Rc::new(Cell::new(0));
+/// executor.block_on(async {
+///     let tasks: Vec<_> = (0..10).map(|_| {
+///         let count = count.clone();
+///         spawn_local(async move { count.set(count.get() + 1) })
+///     }).collect();
+///     for task in tasks {
+///         task.await.unwrap();
+///     }
+/// });
+/// assert_eq!(count.get(), 10);
+/// # std::io::Result::Ok(())
+/// ```
+pub struct LocalExecutor(Box<Core>);
+
+impl LocalExecutor {
+    /// An executor with the usual choices.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left, or a wrong `WAKEWHEEL_BACKEND`.
+    pub fn new() -> io::Result<LocalExecutor> {
+        LocalExecutor::builder().build()
+    }
+
+    /// An executor with choices.
+    pub fn builder() -> Builder {
+        Builder { settings: Settings::default() }
+    }
+
+    /// Runs `future`, and all tasks, until `future` is ready. Tasks that are left go on in the next call.
+    ///
+    /// # Panics
+    ///
+    /// If `future` does; if a task does and [`Panics::StopCore`](crate::executor::Panics::StopCore) is chosen; if the
+    /// selector fails, which means that somebody closed its descriptor.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.0.block_on(future)
+    }
+
+    /// Starts a task. It runs when the thread is in [`block_on`](LocalExecutor::block_on).
+    pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
+        self.0.spawn(future)
+    }
+
+    /// Runs `f` with this as the thread's executor: [`spawn_local`](crate::spawn_local) spawns here, and sockets and timers
+    /// are served by its reactor.
+    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.0.enter(f)
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> CoreHandle {
+        CoreHandle(self.0.mailbox().clone())
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> Stats {
+        self.0.mailbox().stats()
+    }
+}
+
+impl Builder {
+    /// # Errors
+    ///
+    /// No descriptors left, a backend that this system does not have, or a wrong `WAKEWHEEL_BACKEND`.
+    pub fn build(self) -> io::Result<LocalExecutor> {
+        Core::new(self.settings).map(LocalExecutor)
+    }
+}
+
+impl fmt::Debug for LocalExecutor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalExecutor").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}

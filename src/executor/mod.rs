@@ -1,0 +1,169 @@
+//! Executors: tasks that stay on the core that they were started on.
+//!
+//! [`block_on`] runs one future on any thread. [`LocalExecutor`] runs tasks on the current one. [`Cores`] is the same on
+//! each of N threads. In each, a task that is woken by its own core goes into a plain queue, without an atomic operation;
+//! one that is woken by another thread gets there by a letter, and a system call only if the core sleeps.
+
+mod block_on;
+mod core;
+mod cores;
+mod join;
+mod local;
+mod settings;
+mod stats;
+mod task;
+
+pub use block_on::block_on;
+pub use cores::{CoreHandle, Cores, CoresBuilder};
+pub use join::{JoinError, JoinHandle};
+pub use local::LocalExecutor;
+pub use settings::{Builder, Panics};
+pub use stats::Stats;
+pub use task::Task;
+
+use self::core::Core;
+use crate::reactor::current::now;
+use crate::time::timeout_at;
+use std::future::{Future, poll_fn};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// The core of this thread.
+fn with_core<R>(what: &str, f: impl FnOnce(&Core) -> R) -> R {
+    self::core::with_current(|core| match core {
+        Some(core) => f(core),
+        None => panic!(
+            "{what} was called outside of an executor: run the future by LocalExecutor::block_on or on Cores \
+             (wakewheel::block_on runs one future, and no tasks)"
+        ),
+    })
+}
+
+/// Starts a task on the current core. It need not be `Send`, and its handle stays here.
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+///
+/// # Examples
+///
+/// See [`Task`].
+pub fn spawn_local<F: Future + 'static>(future: F) -> Task<F::Output> {
+    with_core("spawn_local", |core| core.spawn(future))
+}
+
+/// Starts a task on the current core, with a handle that can go to other threads.
+///
+/// To start one on another core, use [`CoreHandle::spawn`] or [`Cores::spawn`].
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+///
+/// # Examples
+///
+/// ```
+/// use wakewheel::{LocalExecutor, block_on, spawn};
+///
+/// let executor = LocalExecutor::new()?;
+/// executor.block_on(async {
+///     let handle = spawn(async { "from here" });
+///     let waiter = std::thread::spawn(move || block_on(handle).unwrap());
+///     wakewheel::sleep(std::time::Duration::from_millis(1)).await;
+///     assert_eq!(waiter.join().unwrap(), "from here");
+/// });
+/// # std::io::Result::Ok(())
+/// ```
+pub fn spawn<F>(future: F) -> JoinHandle<F::Output>
+where
+    F: Future + 'static,
+    F::Output: Send + 'static,
+{
+    with_core("spawn", |core| {
+        let (sender, handle) = join::packet();
+        sender.start(core, || future);
+        handle
+    })
+}
+
+/// A handle of the current core, for other threads.
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+pub fn current() -> CoreHandle {
+    with_core("current", |core| CoreHandle(core.mailbox().clone()))
+}
+
+/// Lets the other tasks have a turn.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Waits until the current core is asked to end, by [`Cores::shutdown`], or because another core of
+/// [`CoresBuilder::run`] panicked. For loops that accept: from then on, they should not.
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+///
+/// # Examples
+///
+/// ```
+/// use futures_lite::FutureExt;
+/// use std::time::Duration;
+/// use wakewheel::{Cores, executor::shutdown_requested};
+///
+/// let cores = Cores::new(1)?;
+/// cores.spawn(|| async {
+///     let work = async { std::future::pending::<()>().await };
+///     work.or(shutdown_requested()).await;
+///     // Say good-bye here.
+/// }).detach();
+/// assert_eq!(cores.shutdown(Duration::from_secs(10)), 0);
+/// # std::io::Result::Ok(())
+/// ```
+pub async fn shutdown_requested() {
+    poll_fn(|cx| with_core("shutdown_requested", |core| core.poll_shutdown(cx))).await;
+}
+
+/// Waits until all tasks of the current core have ended, for at most `limit`. Returns how many are left.
+///
+/// To be awaited in the future that the executor was started for; a task that waits for this waits for itself.
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use wakewheel::{LocalExecutor, executor::drain, sleep, spawn_local};
+///
+/// LocalExecutor::new()?.block_on(async {
+///     spawn_local(sleep(Duration::from_millis(5))).detach();
+///     assert_eq!(drain(Duration::from_secs(10)).await, 0);
+/// });
+/// # std::io::Result::Ok(())
+/// ```
+pub async fn drain(limit: Duration) -> usize {
+    drain_until(now().checked_add(limit)).await
+}
+
+async fn drain_until(deadline: Option<Instant>) -> usize {
+    let empty = poll_fn(|cx| with_core("drain", |core| core.poll_empty(cx)));
+    match deadline {
+        Some(deadline) => drop(timeout_at(deadline, empty).await),
+        None => empty.await,
+    }
+    with_core("drain", |core| core.tasks_alive())
+}

@@ -1,0 +1,541 @@
+//! One task: a future, its result, and all the pointers to it. The one room of the executor that has pointers in it.
+//!
+//! A task is one allocation: a [`Header`] of one type for all, then the future, whose place its output takes. It
+//! belongs to one core, and nearly everything about it is touched by that core's thread alone, without atomics. Other
+//! threads can hold wakers. For them there are three fields: a reference count, the core's id, and a flag that says
+//! that the task is on its way to the core.
+//!
+//! # Who keeps it alive
+//!
+//! The owners on the core's thread count themselves in `local` (a plain number): the core's table of tasks until
+//! the task is complete, the run queue while it is in it, the handle. All of them together hold **one** reference in `refs`; every
+//! waker, and every letter to the core, holds one more. So a task that nobody else has a waker of is made, run, joined
+//! and freed without a single atomic operation on the count.
+//!
+//! The future and the output are dropped by the core's thread, always: when the task completes, is cancelled, or its
+//! handle goes. When the last reference goes, on whatever thread, there is only memory to give back.
+
+use super::core::{self, Core};
+use super::join::JoinError;
+use crate::reactor::budget;
+use std::alloc::{Layout, dealloc};
+use std::any::Any;
+use std::cell::{Cell, UnsafeCell};
+use std::future::Future;
+use std::marker::PhantomData;
+use std::mem::{self, ManuallyDrop};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+
+/// What all tasks have, whatever their future.
+pub(super) struct Header {
+    vtable: &'static VTable,
+    /// Of any thread: wakers and letters, and one for all local owners.
+    refs: AtomicUsize,
+    /// Of any thread: a letter with this task lies in the core's inbox.
+    posted: AtomicBool,
+    /// Which core: for any thread.
+    core_id: u64,
+
+    // The rest belongs to the core's thread.
+    /// Valid as long as the task is not complete: a core completes all its tasks before it goes.
+    core: NonNull<Core>,
+    local: Cell<u32>,
+    flags: Cell<u8>,
+    /// The place in the core's table.
+    pub(super) index: Cell<u32>,
+    /// Who waits for the result.
+    awaiter: Cell<Option<Waker>>,
+}
+
+/// In the run queue.
+const SCHEDULED: u8 = 1;
+/// Being polled.
+const RUNNING: u8 = 2;
+/// The future has gone. The output is there if there is one and a handle.
+const COMPLETE: u8 = 4;
+/// To be cancelled as soon as it is not running.
+const CANCELLED: u8 = 8;
+/// Somebody may want the output.
+const HANDLE: u8 = 16;
+
+struct VTable {
+    /// Polls the future; if that completes it, drops it and leaves the result in its place.
+    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Polled,
+    /// Drops whatever is there, future or output, in its place.
+    clear: unsafe fn(NonNull<Header>),
+    /// Moves the result, an `Option<Result<T, JoinError>>`, to where the pointer points.
+    take: unsafe fn(NonNull<Header>, *mut ()),
+    /// Gives the memory back.
+    free: unsafe fn(NonNull<Header>),
+}
+
+/// How a poll ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Polled {
+    Pending,
+    Ready,
+    Panicked,
+}
+
+#[repr(C)]
+struct Body<F: Future> {
+    header: Header,
+    stage: UnsafeCell<Stage<F>>,
+}
+
+enum Stage<F: Future> {
+    Future(F),
+    Done(Result<F::Output, Box<dyn Any + Send>>),
+    Empty,
+}
+
+// -------------------------------------------------------------------------------------- by type of future
+
+impl<F: Future> Body<F> {
+    const VTABLE: VTable =
+        VTable { poll: Self::poll, clear: Self::clear, take: Self::take, free: Self::free };
+
+    /// # Safety
+    ///
+    /// `task` is a `Body<F>` that is alive, this is its core's thread, and nobody else is in the stage.
+    unsafe fn stage<'a>(task: NonNull<Header>) -> &'a mut Stage<F> {
+        // SAFETY: the header is the first field of a `Body<F>` (repr(C)), and the caller promises the rest.
+        unsafe { &mut *task.cast::<Body<F>>().as_ref().stage.get() }
+    }
+
+    unsafe fn poll(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled {
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            // SAFETY: `run` calls this once at a time, on the core's thread, for a task that is not complete. RUNNING
+            // keeps everybody else out of the stage until it is over.
+            match unsafe { Self::stage(task) } {
+                // SAFETY: the future lies in the heap and is not moved until it is dropped there.
+                Stage::Future(future) => unsafe { Pin::new_unchecked(future) }.poll(cx),
+                _ => unreachable!("a task that is not complete has its future"),
+            }
+        }));
+        let (polled, result) = match polled {
+            Ok(Poll::Pending) => return Polled::Pending,
+            Ok(Poll::Ready(output)) => (Polled::Ready, Ok(output)),
+            Err(payload) => (Polled::Panicked, Err(payload)),
+        };
+        // A future whose drop panics after it was ready has still delivered.
+        // SAFETY: as above.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { Self::clear(task) }));
+        // SAFETY: as above; the place is empty.
+        unsafe { *Self::stage(task) = Stage::Done(result) };
+        polled
+    }
+
+    unsafe fn clear(task: NonNull<Header>) {
+        /// Whatever happens while the old value is dropped, it is not dropped twice.
+        struct Emptied<F: Future>(*mut Stage<F>);
+        impl<F: Future> Drop for Emptied<F> {
+            fn drop(&mut self) {
+                // SAFETY: the place is valid, and what was there has been dropped.
+                unsafe { ptr::write(self.0, Stage::Empty) };
+            }
+        }
+        // SAFETY: the caller is the only one in the stage. The value is dropped in place, as a pinned future must be.
+        unsafe {
+            let stage: *mut Stage<F> = Self::stage(task);
+            let _emptied = Emptied(stage);
+            ptr::drop_in_place(stage);
+        }
+    }
+
+    unsafe fn take(task: NonNull<Header>, to: *mut ()) {
+        // SAFETY: the task is complete, so there is no future that must not be moved; the caller is its handle, on
+        // the core's thread, and `to` is what `VTable::take` says, with the `T` of this future's output.
+        unsafe {
+            let result = match mem::replace(Self::stage(task), Stage::Empty) {
+                Stage::Done(result) => result.map_err(JoinError::panicked),
+                _ => Err(JoinError::cancelled()),
+            };
+            *to.cast::<Option<Result<F::Output, JoinError>>>() = Some(result);
+        }
+    }
+
+    unsafe fn free(task: NonNull<Header>) {
+        // SAFETY: no reference is left. The stage is empty (see the module's text), and of the header's fields only the
+        // awaiter could need a drop, and it was taken at completion.
+        unsafe { dealloc(task.as_ptr().cast(), Layout::new::<Body<F>>()) };
+    }
+}
+
+/// Makes a task of `future`, for the current thread's `core`, which has to put it into its table. Returns its handle.
+///
+/// # Safety
+///
+/// The core completes the task before it goes, and before anything that `future` borrows.
+pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<F::Output>) {
+    let body = Box::new(Body {
+        header: Header {
+            vtable: &Body::<F>::VTABLE,
+            refs: AtomicUsize::new(1),
+            posted: AtomicBool::new(false),
+            core_id: core.id(),
+            core: NonNull::from(core),
+            // The handle and the core's table.
+            local: Cell::new(2),
+            flags: Cell::new(HANDLE),
+            index: Cell::new(0),
+            awaiter: Cell::new(None),
+        },
+        stage: UnsafeCell::new(Stage::Future(future)),
+    });
+    let task = NonNull::from(Box::leak(body)).cast::<Header>();
+    (TaskPtr(task), Task { task: TaskPtr(task), output: PhantomData })
+}
+
+// --------------------------------------------------------------------------------- on the core's thread
+
+/// A task, on its core's thread. Does not keep it alive by itself: its owners see to that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct TaskPtr(NonNull<Header>);
+
+impl TaskPtr {
+    /// The header. Whoever has a `TaskPtr` is one of the local owners, or was called by one.
+    fn header(&self) -> &Header {
+        // SAFETY: a local owner keeps the task alive, and the fields that change are cells and atomics.
+        unsafe { self.0.as_ref() }
+    }
+
+    pub fn index(&self) -> &Cell<u32> {
+        &self.header().index
+    }
+
+    fn has(&self, flag: u8) -> bool {
+        self.header().flags.get() & flag != 0
+    }
+
+    fn set(&self, flag: u8) {
+        self.header().flags.set(self.header().flags.get() | flag);
+    }
+
+    fn unset(&self, flag: u8) {
+        self.header().flags.set(self.header().flags.get() & !flag);
+    }
+
+    /// To be put into the run queue? If so, the queue owns it from now on.
+    pub fn schedule(&self) -> bool {
+        let header = self.header();
+        if header.flags.get() & (SCHEDULED | COMPLETE) != 0 {
+            return false;
+        }
+        self.set(SCHEDULED);
+        header.local.set(header.local.get() + 1);
+        true
+    }
+
+    /// Polls a task that comes out of the run queue.
+    #[inline]
+    pub fn run(self, core: &Core) {
+        let header = self.header();
+        let flags = header.flags.get();
+        if flags & COMPLETE == 0 {
+            header.flags.set((flags & !SCHEDULED) | RUNNING);
+            budget::grant();
+            // SAFETY: the waker is not dropped, so it needs no reference of its own: this task is kept by the queue's.
+            let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(self.0)) });
+            // SAFETY: this is the core's thread, the task is not complete, and it is not running already: RUNNING was
+            // clear, because only this function sets it and a task in the queue is run once.
+            let polled = unsafe { (header.vtable.poll)(self.0, &mut Context::from_waker(&waker)) };
+            let flags = header.flags.get() & !RUNNING;
+            header.flags.set(flags);
+            if polled != Polled::Pending {
+                self.complete(core);
+                if polled == Polled::Panicked {
+                    core.note_panic();
+                }
+            } else if flags & CANCELLED != 0 {
+                self.cancel();
+            }
+        }
+        self.release();
+    }
+
+    /// Drops the future of a task that is not complete; at once, or, if it is running, after that.
+    pub fn cancel(self) {
+        if self.has(COMPLETE) {
+            return;
+        }
+        if self.has(RUNNING) {
+            self.set(CANCELLED);
+            return;
+        }
+        // SAFETY: the task is not complete, so its core is there, and this is its thread.
+        let core = unsafe { self.header().core.as_ref() };
+        // Kept for the time of this function: the table gives it up in `complete`.
+        self.header().local.set(self.header().local.get() + 1);
+        self.set(RUNNING);
+        // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage. Destructors are the user's:
+        // a panic in one has been reported by the hook and concerns nobody else.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+        self.unset(RUNNING);
+        self.complete(core);
+        self.release();
+    }
+
+    /// The future has gone: the table gives the task up, and whoever waits for the result may have it.
+    fn complete(self, core: &Core) {
+        self.set(COMPLETE);
+        if !self.has(HANDLE) {
+            self.clear_output();
+        }
+        let awaiter = self.header().awaiter.take();
+        core.forget(self);
+        self.release();
+        if let Some(awaiter) = awaiter {
+            // It may be anybody's waker; one that panics has been reported by the hook.
+            let _ = catch_unwind(AssertUnwindSafe(|| awaiter.wake()));
+        }
+    }
+
+    fn clear_output(self) {
+        // SAFETY: this is the core's thread; the task is complete and not running, and nobody will want the output.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+    }
+
+    /// One local owner less.
+    fn release(self) {
+        let local = self.header().local.get() - 1;
+        self.header().local.set(local);
+        if local == 0 {
+            self.release_ref();
+        }
+    }
+
+    /// One reference less.
+    fn release_ref(self) {
+        let header = self.header();
+        // If it is the only one, nobody can make it more: no need for the costly operation.
+        if header.refs.load(Ordering::Acquire) == 1 || header.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // SAFETY: it was the last reference.
+            unsafe { (header.vtable.free)(self.0) };
+        }
+    }
+}
+
+/// The handle of a task on the same core: join it, cancel it, or let it go.
+///
+/// Awaiting it gives the task's result; a panic in the task is a [`JoinError`] that carries what it panicked with.
+/// **Dropping it cancels the task**: its future is dropped at once. To let the task run on by itself,
+/// [`detach`](Task::detach) it.
+///
+/// It stays on its thread. For a handle that can go to another one, see [`spawn`](crate::spawn).
+///
+/// # Cancel safety
+///
+/// Awaiting `&mut task` can be given up and taken up again.
+///
+/// # Examples
+///
+/// ```
+/// use wakewheel::{LocalExecutor, spawn_local};
+///
+/// let executor = LocalExecutor::new()?;
+/// let sum = executor.block_on(async {
+///     let a = spawn_local(async { 3 });
+///     let b = spawn_local(async { 4 });
+///     a.await.unwrap() + b.await.unwrap()
+/// });
+/// assert_eq!(sum, 7);
+/// # std::io::Result::Ok(())
+/// ```
+#[must_use = "dropping a task cancels it: await it, or call .detach() to let it run by itself"]
+pub struct Task<T> {
+    task: TaskPtr,
+    output: PhantomData<*mut T>,
+}
+
+impl<T> Unpin for Task<T> {}
+
+impl<T> Task<T> {
+    /// Lets the task run by itself, until it ends or its executor does. Its result is dropped.
+    pub fn detach(self) {
+        let task = ManuallyDrop::new(self).task;
+        task.let_go();
+    }
+
+    /// Cancels the task: its future is dropped before this returns, unless this is the task itself.
+    ///
+    /// Returns the result if the task was done already.
+    pub fn cancel(mut self) -> Option<Result<T, JoinError>> {
+        let done = self.is_finished();
+        self.task.cancel();
+        if done { Some(self.take()) } else { None }
+    }
+
+    pub(super) fn to_ref(&self) -> TaskRef {
+        add_ref(self.task.0);
+        TaskRef(self.task.0)
+    }
+
+    /// Is it done, or cancelled? Then awaiting it does not wait.
+    pub fn is_finished(&self) -> bool {
+        self.task.has(COMPLETE)
+    }
+
+    fn take(&mut self) -> Result<T, JoinError> {
+        let mut result: Option<Result<T, JoinError>> = None;
+        // SAFETY: the task is complete, this is its handle on its core's thread, and `T` is the output's type.
+        unsafe { (self.task.header().vtable.take)(self.task.0, (&raw mut result).cast()) };
+        result.expect("take writes it")
+    }
+}
+
+impl TaskPtr {
+    /// The handle goes.
+    fn let_go(self) {
+        self.unset(HANDLE);
+        let awaiter = self.header().awaiter.take();
+        if self.has(COMPLETE) {
+            self.clear_output();
+        }
+        self.release();
+        drop(awaiter);
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, JoinError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.is_finished() {
+            return Poll::Ready(self.take());
+        }
+        let awaiter = &self.task.header().awaiter;
+        let waker = match awaiter.take() {
+            Some(waker) if waker.will_wake(cx.waker()) => waker,
+            _ => cx.waker().clone(),
+        };
+        awaiter.set(Some(waker));
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.task.cancel();
+        self.task.let_go();
+    }
+}
+
+impl<T> std::fmt::Debug for Task<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("is_finished", &self.is_finished()).finish_non_exhaustive()
+    }
+}
+
+// ---------------------------------------------------------------------------------------- on any thread
+
+/// A reference to a task, which any thread may hold: a letter to its core.
+pub(super) struct TaskRef(NonNull<Header>);
+
+// SAFETY: it gives access to nothing but `refs`, `posted` and `core_id`; the rest is for `open`, on the core's thread.
+unsafe impl Send for TaskRef {}
+// SAFETY: as above.
+unsafe impl Sync for TaskRef {}
+
+impl TaskRef {
+    pub fn core_id(&self) -> u64 {
+        // SAFETY: the reference keeps the task alive.
+        unsafe { self.0.as_ref() }.core_id
+    }
+
+    /// The task itself, on its core's thread.
+    pub fn open(&self, core: &Core) -> TaskPtr {
+        assert_eq!(self.core_id(), core.id(), "this task belongs to another core");
+        TaskPtr(self.0)
+    }
+
+    /// The letter has arrived: from here on, wakes write a new one. What was done before a wake that found this one
+    /// under way is visible to the poll that follows.
+    pub fn arrive(&self) {
+        // SAFETY: the reference keeps the task alive.
+        unsafe { self.0.as_ref() }.posted.swap(false, Ordering::AcqRel);
+    }
+}
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        TaskPtr(self.0).release_ref();
+    }
+}
+
+fn add_ref(task: NonNull<Header>) {
+    // SAFETY: the caller has a reference. Relaxed, as in Arc: a new one is made from one that is there.
+    let before = unsafe { task.as_ref() }.refs.fetch_add(1, Ordering::Relaxed);
+    if before > isize::MAX as usize {
+        // So many leaked wakers that the count would wrap, and the task be freed under them.
+        std::process::abort();
+    }
+}
+
+fn raw_waker(task: NonNull<Header>) -> RawWaker {
+    static VTABLE: RawWakerVTable =
+        RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+    RawWaker::new(task.as_ptr().cast(), &VTABLE)
+}
+
+// SAFETY, for the four: `task` comes from `raw_waker`, and each waker holds a reference (the one that `run` lends is
+// covered by the queue's).
+
+unsafe fn waker_clone(task: *const ()) -> RawWaker {
+    // SAFETY: a waker's pointer is not null.
+    let task = unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) };
+    add_ref(task);
+    raw_waker(task)
+}
+
+unsafe fn waker_wake(task: *const ()) {
+    // SAFETY: a waker's pointer is not null; its reference passes to the letter.
+    let task = TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) });
+    if !wake_here(&task) {
+        wake_there(task);
+    }
+}
+
+#[cold]
+fn wake_there(task: TaskRef) {
+    if !was_posted(&task) {
+        core::post(task);
+    }
+}
+
+unsafe fn waker_wake_by_ref(task: *const ()) {
+    // SAFETY: a waker's pointer is not null; the reference stays the waker's.
+    let task =
+        ManuallyDrop::new(TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) }));
+    if !wake_here(&task) {
+        add_ref(task.0);
+        wake_there(TaskRef(task.0));
+    }
+}
+
+unsafe fn waker_drop(task: *const ()) {
+    // SAFETY: a waker's pointer is not null, and its reference ends here.
+    drop(TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) }));
+}
+
+/// If this is the thread of the task's core: into the run queue, without a letter.
+#[inline]
+fn wake_here(task: &TaskRef) -> bool {
+    core::with_current(|core| match core {
+        Some(core) if core.id() == task.core_id() => {
+            core.schedule(TaskPtr(task.0));
+            true
+        }
+        _ => false,
+    })
+}
+
+/// Is a letter under way already? If not, it is now.
+fn was_posted(task: &TaskRef) -> bool {
+    // SAFETY: the reference keeps the task alive.
+    unsafe { task.0.as_ref() }.posted.swap(true, Ordering::AcqRel)
+}

@@ -1,0 +1,151 @@
+//! Accepting connections, also when there are no descriptors left.
+
+use super::{Async, Kind};
+use crate::reactor::{Direction, budget};
+use crate::sys::addr::SockAddr;
+use crate::sys::socket;
+use crate::time::Timer;
+use futures_core::Stream;
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+/// What a listener accepts.
+pub(crate) trait Accepts: AsFd {
+    const KIND: Kind;
+    type Connection: AsFd + From<OwnedFd>;
+    type Address;
+    fn address(addr: &SockAddr) -> io::Result<Self::Address>;
+}
+
+impl Accepts for TcpListener {
+    const KIND: Kind = Kind::Tcp;
+    type Connection = TcpStream;
+    type Address = SocketAddr;
+
+    fn address(addr: &SockAddr) -> io::Result<SocketAddr> {
+        addr.inet()
+    }
+}
+
+impl Accepts for UnixListener {
+    const KIND: Kind = Kind::Socket;
+    type Connection = UnixStream;
+    type Address = UnixSocketAddr;
+
+    fn address(addr: &SockAddr) -> io::Result<UnixSocketAddr> {
+        // A peer can choose a name that std's type has no room for: no reason to refuse the connection.
+        addr.unix().or_else(|_| UnixSocketAddr::from_pathname(""))
+    }
+}
+
+type Accepted<L> = (Async<<L as Accepts>::Connection>, <L as Accepts>::Address);
+
+/// Waits for a connection. With a waiter of its own: any number of tasks may accept.
+pub(crate) struct Accept<'a, L> {
+    listener: &'a Async<L>,
+    waiter: Option<usize>,
+    exhausted: Option<Exhausted>,
+}
+
+/// There were no descriptors left. An error at once would make the usual loop around accept spin, because the
+/// connection stays in the backlog; so it is reported only after a while of trying again.
+struct Exhausted {
+    timer: Timer,
+    pause: Duration,
+    paused: Duration,
+}
+
+const PAUSE_FIRST: Duration = Duration::from_millis(1);
+const PAUSED_MAX: Duration = Duration::from_millis(100);
+
+impl<'a, L> Accept<'a, L> {
+    pub fn new(listener: &'a Async<L>) -> Accept<'a, L> {
+        Accept { listener, waiter: None, exhausted: None }
+    }
+}
+
+impl<L: Accepts> Accept<'_, L> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<L>>> {
+        ready!(budget::spend(cx));
+        let source = &self.listener.source;
+        let interest = Direction::Read.interest();
+        loop {
+            if let Some(exhausted) = &mut self.exhausted {
+                ready!(Pin::new(&mut exhausted.timer).poll(cx));
+            }
+            let seen = source.readiness.seen();
+            if !seen.is_ready(interest) {
+                ready!(source.poll_waiter(&mut self.waiter, interest, cx))?;
+                continue;
+            }
+            match socket::accept(self.listener.get_ref().as_fd()) {
+                Ok((fd, addr)) => {
+                    source.forget(&mut self.waiter);
+                    self.exhausted = None;
+                    let connection = Async::with_kind(L::Connection::from(fd), L::KIND)?;
+                    return Poll::Ready(Ok((connection, L::address(&addr)?)));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.exhausted = None;
+                    source.readiness.clear(interest, seen);
+                }
+                Err(e) if socket::is_exhausted(&e) && !self.pause() => {
+                    return Poll::Ready(Err(self.give_up(e)));
+                }
+                Err(e) if socket::is_exhausted(&e) => {}
+                Err(e) => return Poll::Ready(Err(self.give_up(e))),
+            }
+        }
+    }
+
+    /// Sets the timer for the next try, unless there were enough of them.
+    fn pause(&mut self) -> bool {
+        let (pause, paused) = match &self.exhausted {
+            None => (PAUSE_FIRST, Duration::ZERO),
+            Some(last) => (last.pause * 2, last.paused + last.pause),
+        };
+        let pause = pause.min(PAUSED_MAX.saturating_sub(paused));
+        if pause.is_zero() {
+            return false;
+        }
+        self.exhausted = Some(Exhausted { timer: Timer::after(pause), pause, paused });
+        true
+    }
+
+    fn give_up(&mut self, e: io::Error) -> io::Error {
+        self.exhausted = None;
+        self.listener.source.forget(&mut self.waiter);
+        e
+    }
+}
+
+impl<L: Accepts> Future for Accept<'_, L> {
+    type Output = io::Result<Accepted<L>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_accept(cx)
+    }
+}
+
+/// One connection after the other, without the addresses.
+pub(crate) struct Incoming<'a, L>(pub Accept<'a, L>);
+
+impl<L: Accepts> Stream for Incoming<'_, L> {
+    type Item = io::Result<Async<L::Connection>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_accept(cx).map_ok(|(connection, _)| connection).map(Some)
+    }
+}
+
+impl<L> Drop for Accept<'_, L> {
+    fn drop(&mut self) {
+        self.listener.source.forget(&mut self.waiter);
+    }
+}

@@ -1,0 +1,150 @@
+//! Reading without a buffer of one's own: it is lent, once there is something to put into it.
+
+use super::{Async, poll_op};
+use crate::reactor::Direction;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::poll_fn;
+use std::io::{self, Read};
+use std::ops::Deref;
+use std::task::{Context, Poll};
+
+/// Bytes that were read, in a buffer lent by the thread.
+///
+/// A task that waits in [`read_chunk`](Async::read_chunk) holds no buffer, so that ten thousand idle connections need none.
+/// The buffer goes back when the chunk is dropped; hold it no longer than it takes to use it. Empty at the end of the
+/// stream.
+#[derive(Default)]
+pub struct Chunk {
+    buffer: Option<Buffer>,
+    len: usize,
+}
+
+/// As large as the largest read that pays: beyond it, a system call costs nothing against the copying.
+const BUFFER_LEN: usize = 64 * 1024;
+
+/// Buffers that a thread keeps beside the first. They are needed only while writes are pending.
+const MORE_MAX: usize = 15;
+
+type Buffer = Box<[u8; BUFFER_LEN]>;
+
+thread_local! {
+    static FIRST: Cell<Option<Buffer>> = const { Cell::new(None) };
+    static MORE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Chunk {
+    /// A whole buffer, with anything in it.
+    fn take() -> Chunk {
+        let first = FIRST.try_with(Cell::take).ok().flatten();
+        Chunk { buffer: Some(first.unwrap_or_else(take_more)), len: 0 }
+    }
+}
+
+#[cold]
+fn take_more() -> Buffer {
+    let kept = MORE.try_with(|more| more.borrow_mut().pop()).ok().flatten();
+    kept.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice().try_into().expect("its length"))
+}
+
+#[cold]
+fn keep_more(buffer: Buffer) {
+    let _ = MORE.try_with(|more| {
+        let mut more = more.borrow_mut();
+        if more.len() < MORE_MAX {
+            more.push(buffer);
+        }
+    });
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match &self.buffer {
+            Some(buffer) => &buffer[..self.len],
+            None => &[],
+        }
+    }
+}
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for Chunk {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            // No thread-local any more, while the thread ends: then it is freed.
+            let second = FIRST.try_with(|first| first.replace(Some(buffer))).ok().flatten();
+            if let Some(second) = second {
+                keep_more(second);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Chunk").field(&self.deref()).finish()
+    }
+}
+
+impl<T> Async<T>
+where
+    for<'a> &'a T: Read,
+{
+    /// Waits until there is something to read, and reads up to 64 KiB into a buffer lent by the thread. The chunk is
+    /// empty at the end of the stream.
+    ///
+    /// As with [`poll_read`](futures_io::AsyncRead::poll_read), one task at a time can wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no byte is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::AsyncWriteExt;
+    /// use std::{io, net::TcpStream};
+    /// use wakewheel::Async;
+    ///
+    /// async fn echo(mut stream: Async<TcpStream>) -> io::Result<()> {
+    ///     loop {
+    ///         let chunk = stream.read_chunk().await?;
+    ///         if chunk.is_empty() {
+    ///             return Ok(());
+    ///         }
+    ///         stream.write_all(&chunk).await?;
+    ///     }
+    /// }
+    /// ```
+    pub fn read_chunk(&self) -> impl Future<Output = io::Result<Chunk>> {
+        poll_fn(|cx| self.poll_read_chunk(cx))
+    }
+
+    /// See [`read_chunk`](Async::read_chunk).
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    #[inline]
+    pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        let read = || {
+            let mut chunk = Chunk::take();
+            let buffer = chunk.buffer.as_mut().expect("just taken");
+            chunk.len = self.get_ref().read(&mut buffer[..])?;
+            Ok(chunk)
+        };
+        poll_op(&self.source, self.kind, Direction::Read, cx, read, |chunk| chunk.len == BUFFER_LEN)
+    }
+}

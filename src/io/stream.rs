@@ -1,0 +1,634 @@
+//! Connections of either kind, TCP or Unix, and addresses that a program takes as an argument.
+
+use super::accept::{Accept, Incoming};
+use super::connect::connect;
+use super::options::{cannot, invalid};
+use super::{Async, Chunk, Kind, SocketOptions};
+use crate::sys::addr::SockAddr;
+use crate::sys::socket;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::fmt;
+use std::future::poll_fn;
+use std::hash::{Hash, Hasher};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+#[cfg(target_os = "android")]
+use std::os::android::net::SocketAddrExt;
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(target_os = "linux")]
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream};
+use std::path::Path;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+
+/// A connection, over TCP or a Unix socket.
+///
+/// What is not here is reached by a `match`: `Stream::Tcp(stream) => stream.get_ref().set_nodelay(true)?`.
+///
+/// `&Stream` can be read and written as well, so that one task reads while another writes. As with [`Async`], one task at
+/// a time can wait in each direction for bytes to move.
+///
+/// # Cancel safety
+///
+/// All futures here wait first and then do the whole operation in one step. Dropping one before it is ready loses
+/// nothing.
+///
+/// # Examples
+///
+/// ```
+/// use futures_lite::{AsyncReadExt, AsyncWriteExt};
+/// use wakewheel::io::{Listener, Stream};
+///
+/// wakewheel::block_on(async {
+///     let listener = Listener::bind(&"127.0.0.1:0".parse()?)?;
+///     let mut client = Stream::connect(&listener.local_addr()?).await?;
+///     let (mut server, _) = listener.accept().await?;
+///
+///     client.write_all(b"hello").await?;
+///     client.close().await?;
+///     let mut text = String::new();
+///     server.read_to_string(&mut text).await?;
+///     assert_eq!(text, "hello");
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Debug)]
+pub enum Stream {
+    /// Over TCP.
+    Tcp(Async<TcpStream>),
+    /// Over a Unix socket.
+    Unix(Async<UnixStream>),
+}
+
+/// The same for both.
+macro_rules! either {
+    ($stream:expr, $io:ident => $op:expr) => {
+        match $stream {
+            Stream::Tcp($io) => $op,
+            Stream::Unix($io) => $op,
+        }
+    };
+}
+
+impl Stream {
+    /// Connects to `addr`. With options, see [`SocketOptions::connect`].
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused`, `NotFound`, …, with the address in the text.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it closes the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use wakewheel::io::Stream;
+    ///
+    /// let error = wakewheel::block_on(Stream::connect(&"unix:/no/such/socket".parse()?)).unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    /// assert!(error.to_string().starts_with("cannot connect to unix:/no/such/socket: "));
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub async fn connect(addr: &Addr) -> io::Result<Stream> {
+        match addr {
+            Addr::Tcp(addr) => SocketOptions::new().connect(*addr).await.map(Stream::Tcp),
+            Addr::Unix(unix) => {
+                let connecting = async {
+                    let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
+                    connect(fd, SockAddr::from_unix(unix), Kind::Socket).await
+                };
+                connecting.await.map(Stream::Unix).map_err(|e| cannot("connect to", addr, e))
+            }
+        }
+    }
+
+    /// The address of this side.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<Addr> {
+        either!(self, io => io.get_ref().local_addr().map(Addr::from))
+    }
+
+    /// The address of the other side. Clients of a Unix listener have none, as a rule: it is the unnamed one.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`, if the peer has reset the connection.
+    pub fn peer_addr(&self) -> io::Result<Addr> {
+        either!(self, io => io.get_ref().peer_addr().map(Addr::from))
+    }
+
+    /// Waits until it is readable, as the kernel sees it: data, the end, or an error. Any number of tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// If its reactor has stopped and it cannot be registered with another.
+    pub async fn readable(&self) -> io::Result<()> {
+        either!(self, io => io.readable().await)
+    }
+
+    /// Waits until it is writable, as the kernel sees it. Any number of tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// If its reactor has stopped and it cannot be registered with another.
+    pub async fn writable(&self) -> io::Result<()> {
+        either!(self, io => io.writable().await)
+    }
+
+    /// Waits until the peer has hung up, or has shut down its writing side, without reading anything: what it sent
+    /// before can still be read. Any number of tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// If its reactor has stopped and it cannot be registered with another.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::{FutureExt, future};
+    /// use wakewheel::{Async, io::Stream};
+    ///
+    /// /// Computes an answer for as long as the client is there to hear it.
+    /// async fn answer(client: &Stream) -> std::io::Result<Option<u64>> {
+    ///     let compute = async { future::pending().await };
+    ///     let gone = async { client.closed().await.map(|()| None) };
+    ///     compute.or(gone).await
+    /// }
+    ///
+    /// wakewheel::block_on(async {
+    ///     let (a, b) = Async::<std::os::unix::net::UnixStream>::pair()?;
+    ///     drop(b);
+    ///     assert_eq!(answer(&a.into()).await?, None);
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub async fn closed(&self) -> io::Result<()> {
+        either!(self, io => io.closed().await)
+    }
+
+    /// Waits until there is something to read, and reads up to 64 KiB into a buffer lent by the thread: a task that
+    /// waits here holds none. The chunk is empty at the end of the stream.
+    ///
+    /// As with [`poll_read`](AsyncRead::poll_read), one task at a time can wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::AsyncWriteExt;
+    /// use wakewheel::io::Stream;
+    ///
+    /// async fn echo(mut stream: Stream) -> std::io::Result<()> {
+    ///     loop {
+    ///         let chunk = stream.read_chunk().await?;
+    ///         if chunk.is_empty() {
+    ///             return Ok(());
+    ///         }
+    ///         stream.write_all(&chunk).await?;
+    ///     }
+    /// }
+    /// ```
+    pub fn read_chunk(&self) -> impl Future<Output = io::Result<Chunk>> {
+        poll_fn(|cx| self.poll_read_chunk(cx))
+    }
+
+    /// See [`read_chunk`](Stream::read_chunk).
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    #[inline]
+    pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
+        either!(self, io => io.poll_read_chunk(cx))
+    }
+
+    /// Ends one direction or both. After `Shutdown::Write` the peer reads to the end, and can still send.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`, if the peer has reset the connection.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        either!(self, io => io.get_ref().shutdown(how))
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        either!(self, io => io.as_fd())
+    }
+}
+
+impl AsyncRead for &Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        either!(*self, io => Pin::new(&mut &*io).poll_read(cx, buf))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(*self, io => Pin::new(&mut &*io).poll_read_vectored(cx, bufs))
+    }
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read(cx, buf)
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
+    }
+}
+
+/// [`poll_close`](AsyncWrite::poll_close) shuts down the writing side: the peer reads to the end, and can still send.
+/// (That of [`Async`] only flushes.)
+impl AsyncWrite for &Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        either!(*self, io => Pin::new(&mut &*io).poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        either!(*self, io => Pin::new(&mut &*io).poll_write_vectored(cx, bufs))
+    }
+
+    /// Every write has gone to the kernel already.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.shutdown(Shutdown::Write) {
+            // The peer was faster.
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            result => result,
+        })
+    }
+}
+
+/// [`poll_close`](AsyncWrite::poll_close) shuts down the writing side: the peer reads to the end, and can still send.
+/// (That of [`Async`] only flushes.)
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_close(cx)
+    }
+}
+
+/// What accepts connections, over TCP or a Unix socket.
+///
+/// # Examples
+///
+/// An echo server, where its first argument says:
+///
+/// ```no_run
+/// use futures_lite::AsyncWriteExt;
+/// use wakewheel::io::{Addr, Listener, Stream};
+///
+/// fn main() -> std::io::Result<()> {
+///     let addr: Addr = std::env::args().nth(1).as_deref().unwrap_or("127.0.0.1:5000").parse()?;
+///     wakewheel::block_on(async {
+///         let listener = Listener::bind(&addr)?;
+///         println!("listening on {}", listener.local_addr()?);
+///         loop {
+///             let (stream, peer) = listener.accept().await?;
+///             println!("{peer} is here");
+///             if let Err(e) = echo(stream).await {
+///                 println!("{peer}: {e}");
+///             }
+///         }
+///     })
+/// }
+///
+/// async fn echo(mut stream: Stream) -> std::io::Result<()> {
+///     loop {
+///         let chunk = stream.read_chunk().await?;
+///         if chunk.is_empty() {
+///             return Ok(());
+///         }
+///         stream.write_all(&chunk).await?;
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub enum Listener {
+    /// Over TCP.
+    Tcp(Async<TcpListener>),
+    /// Over a Unix socket.
+    Unix(Async<UnixListener>),
+}
+
+impl Listener {
+    /// Listens on `addr` (TCP port 0: any; see [`local_addr`](Listener::local_addr)), as [`SocketOptions`] without an
+    /// option do. The file of a Unix socket is not removed afterwards.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse`, `PermissionDenied`, …, with the address in the text.
+    ///
+    /// # Examples
+    ///
+    /// With options, there is `From`:
+    ///
+    /// ```
+    /// use wakewheel::io::{Addr, Listener, SocketOptions};
+    ///
+    /// fn listen(addr: &Addr) -> std::io::Result<Listener> {
+    ///     match addr {
+    ///         Addr::Tcp(addr) => SocketOptions::new().nodelay().listen(*addr).map(Listener::from),
+    ///         Addr::Unix(_) => Listener::bind(addr),
+    ///     }
+    /// }
+    ///
+    /// let listener = listen(&"127.0.0.1:0".parse()?)?;
+    /// assert_ne!(listener.local_addr()?.to_string(), "127.0.0.1:0");
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn bind(addr: &Addr) -> io::Result<Listener> {
+        match addr {
+            Addr::Tcp(addr) => SocketOptions::new().listen(*addr).map(Listener::Tcp),
+            Addr::Unix(addr) => SocketOptions::new().listen_unix_addr(addr).map(Listener::Unix),
+        }
+    }
+
+    /// Waits for a connection. Any number of tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// When the process or the system has no descriptors left, it tries again after 1, 2, 4 … milliseconds, and says so
+    /// after 100: a loop that logs the error and goes on does not spin.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no connection is lost.
+    pub async fn accept(&self) -> io::Result<(Stream, Addr)> {
+        match self {
+            Listener::Tcp(io) => io.accept().await.map(|(stream, peer)| (stream.into(), peer.into())),
+            Listener::Unix(io) => io.accept().await.map(|(stream, peer)| (stream.into(), peer.into())),
+        }
+    }
+
+    /// The connections, one after the other, for ever. Like calling [`accept`](Listener::accept) in a loop.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::StreamExt;
+    /// use wakewheel::io::{Listener, Stream};
+    ///
+    /// wakewheel::block_on(async {
+    ///     let listener = Listener::bind(&"127.0.0.1:0".parse()?)?;
+    ///     let client = Stream::connect(&listener.local_addr()?).await?;
+    ///     let mut incoming = listener.incoming();
+    ///     while let Some(server) = incoming.next().await {
+    ///         assert_eq!(server?.peer_addr()?, client.local_addr()?);
+    ///         # break;
+    ///     }
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn incoming(&self) -> impl futures_core::Stream<Item = io::Result<Stream>> + Send + Sync + '_ {
+        match self {
+            Listener::Tcp(io) => Connections::Tcp(Incoming(Accept::new(io))),
+            Listener::Unix(io) => Connections::Unix(Incoming(Accept::new(io))),
+        }
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn local_addr(&self) -> io::Result<Addr> {
+        match self {
+            Listener::Tcp(io) => io.get_ref().local_addr().map(Addr::Tcp),
+            Listener::Unix(io) => io.get_ref().local_addr().map(Addr::Unix),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Tcp(io) => io.as_fd(),
+            Listener::Unix(io) => io.as_fd(),
+        }
+    }
+}
+
+enum Connections<'a> {
+    Tcp(Incoming<'a, TcpListener>),
+    Unix(Incoming<'a, UnixListener>),
+}
+
+impl futures_core::Stream for Connections<'_> {
+    type Item = io::Result<Stream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.get_mut() {
+            Connections::Tcp(incoming) => {
+                Pin::new(incoming).poll_next(cx).map(|next| next.map(|io| io.map(Stream::Tcp)))
+            }
+            Connections::Unix(incoming) => {
+                Pin::new(incoming).poll_next(cx).map(|next| next.map(|io| io.map(Stream::Unix)))
+            }
+        }
+    }
+}
+
+/// There and back.
+macro_rules! conversions {
+    ($($either:ident::$kind:ident($io:ident)),* $(,)?) => { $(
+        impl From<Async<$io>> for $either {
+            fn from(io: Async<$io>) -> $either {
+                $either::$kind(io)
+            }
+        }
+
+        /// `InvalidInput` if it is of the other kind, and then it is closed; a `match` keeps it.
+        impl TryFrom<$either> for Async<$io> {
+            type Error = io::Error;
+
+            fn try_from(either: $either) -> io::Result<Async<$io>> {
+                match either {
+                    $either::$kind(io) => Ok(io),
+                    other => Err(invalid(format!("not a {}: {other:?}", stringify!($io)))),
+                }
+            }
+        }
+    )* };
+}
+
+conversions!(
+    Stream::Tcp(TcpStream),
+    Stream::Unix(UnixStream),
+    Listener::Tcp(TcpListener),
+    Listener::Unix(UnixListener)
+);
+
+/// The address of a TCP or Unix socket, as a program takes it as an argument and prints it.
+///
+/// | text                              | address |
+/// |-----------------------------------|---------|
+/// | `127.0.0.1:5000`, `[::1]:5000`    | TCP; host names are not looked up |
+/// | `unix:/run/name.sock`             | a Unix socket at a path, which may be relative |
+/// | `unix:@name`                      | a Unix socket with an abstract name, on Linux and Android |
+/// | `unix:`                           | one without a name: printed, but not accepted |
+///
+/// What is printed can be parsed again, except that control characters, and bytes that are not UTF-8, are printed
+/// escaped: a peer's name cannot spoil a log.
+///
+/// # Examples
+///
+/// ```
+/// use wakewheel::io::Addr;
+///
+/// for text in ["127.0.0.1:5000", "[::1]:5000", "unix:/tmp/x.sock"] {
+///     let addr: Addr = text.parse()?;
+///     assert_eq!(addr.to_string(), text);
+/// }
+/// let error = "localhost:5000".parse::<Addr>().unwrap_err();
+/// assert!(error.to_string().contains(r#""localhost:5000""#));
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Clone, Debug)]
+pub enum Addr {
+    /// IPv4 or IPv6, and a port.
+    Tcp(SocketAddr),
+    /// A path, an abstract name, or none.
+    Unix(UnixSocketAddr),
+}
+
+const UNIX: &str = "unix:";
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addr = match self {
+            Addr::Tcp(addr) => return addr.fmt(f),
+            Addr::Unix(addr) => addr,
+        };
+        let (space, name) = unix_name(addr);
+        let mut text = format!("{UNIX}{space}");
+        if space.is_empty() && name.starts_with(b"@") {
+            text.push_str("./");
+        }
+        for chunk in name.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+            }
+            text.extend(chunk.invalid().escape_ascii().map(char::from));
+        }
+        f.pad(&text)
+    }
+}
+
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) quotes what was to be parsed, and says what could be instead.
+impl FromStr for Addr {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Addr> {
+        let Some(name) = text.strip_prefix(UNIX) else {
+            return text.parse().map(Addr::Tcp).map_err(|_| {
+                let forms = "127.0.0.1:80, [::1]:80, unix:/path or unix:@name; host names are not looked up";
+                invalid(format!("not an address: {text:?} (write {forms})"))
+            });
+        };
+        let abstract_name = name.strip_prefix('@');
+        if abstract_name.unwrap_or(name).is_empty() {
+            return Err(invalid(format!("not an address: {text:?} (the name is missing)")));
+        }
+        let path = match abstract_name {
+            Some(_) if !cfg!(any(target_os = "linux", target_os = "android")) => {
+                return Err(invalid(format!("not an address: {text:?} (only Linux has abstract names)")));
+            }
+            Some(name) => format!("\0{name}"),
+            None => name.to_owned(),
+        };
+        SockAddr::unix_path(Path::new(&path))?.unix().map(Addr::Unix)
+    }
+}
+
+/// Unix addresses are equal if their names are, byte by byte. Those without a name are all equal.
+impl PartialEq for Addr {
+    fn eq(&self, other: &Addr) -> bool {
+        match (self, other) {
+            (Addr::Tcp(a), Addr::Tcp(b)) => a == b,
+            (Addr::Unix(a), Addr::Unix(b)) => unix_name(a) == unix_name(b),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Addr {}
+
+impl Hash for Addr {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Addr::Tcp(addr) => addr.hash(state),
+            Addr::Unix(addr) => unix_name(addr).hash(state),
+        }
+    }
+}
+
+/// `@` if the name is abstract, nothing if it is a path; and the name.
+fn unix_name(addr: &UnixSocketAddr) -> (&'static str, &[u8]) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(name) = addr.as_abstract_name() {
+        return ("@", name);
+    }
+    ("", addr.as_pathname().map_or(b"", |path| path.as_os_str().as_bytes()))
+}
+
+impl From<SocketAddr> for Addr {
+    fn from(addr: SocketAddr) -> Addr {
+        Addr::Tcp(addr)
+    }
+}
+
+impl From<UnixSocketAddr> for Addr {
+    fn from(addr: UnixSocketAddr) -> Addr {
+        Addr::Unix(addr)
+    }
+}

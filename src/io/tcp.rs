@@ -1,0 +1,135 @@
+//! TCP.
+
+use super::accept::{Accept, Incoming};
+use super::connect::connect;
+use super::{Async, Kind};
+use crate::reactor::Direction;
+use crate::sys::addr::SockAddr;
+use crate::sys::socket;
+use crate::time::timeout_at;
+use futures_core::Stream;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::time::Instant;
+
+impl Async<TcpListener> {
+    /// Listens on `addr` (port 0: any; see `get_ref().local_addr()`), with std's choices: the address is reused, and 128
+    /// connections may wait. For others, see [`SocketOptions`](crate::io::SocketOptions).
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says: `AddrInUse`, `PermissionDenied`, …
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::TcpListener;
+    /// use wakewheel::Async;
+    ///
+    /// let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0))?;
+    /// println!("listening on {}", listener.get_ref().local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn bind<A: Into<SocketAddr>>(addr: A) -> io::Result<Async<TcpListener>> {
+        Async::new(TcpListener::bind(addr.into())?)
+    }
+
+    /// Waits for a connection. Any number of tasks may wait.
+    ///
+    /// A connection that its peer gave up before it was accepted is passed over.
+    ///
+    /// # Errors
+    ///
+    /// When the process or the system has no descriptors left, it tries again after 1, 2, 4 … milliseconds, and says so
+    /// after 100: a loop that logs the error and goes on does not spin.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no connection is lost.
+    pub async fn accept(&self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
+        Accept::new(self).await
+    }
+
+    /// The connections, one after the other, for ever. Like calling [`accept`](Async::<TcpListener>::accept) in a loop.
+    pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<TcpStream>>> + Send + Sync + '_ {
+        Incoming(Accept::new(self))
+    }
+}
+
+impl Async<TcpStream> {
+    /// Connects to `addr`.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused` and others, as the kernel says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it closes the socket.
+    pub async fn connect<A: Into<SocketAddr>>(addr: A) -> io::Result<Async<TcpStream>> {
+        let addr = SockAddr::from(addr.into());
+        let fd = socket::new(addr.family(), libc::SOCK_STREAM)?;
+        connect(fd, addr, Kind::Tcp).await
+    }
+
+    /// Connects to `addr`, or gives up at `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`TimedOut`](io::ErrorKind::TimedOut), and those of [`connect`](Async::<TcpStream>::connect).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it closes the socket.
+    pub async fn connect_deadline<A: Into<SocketAddr>>(
+        addr: A,
+        deadline: Instant,
+    ) -> io::Result<Async<TcpStream>> {
+        let addr = addr.into();
+        match timeout_at(deadline, Async::<TcpStream>::connect(addr)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let text = format!("no connection to {addr} by the deadline");
+                Err(io::Error::new(io::ErrorKind::TimedOut, text))
+            }
+        }
+    }
+
+    /// Receives without removing what it receives. Any number of tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time.
+    pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.operation(Direction::Read, |stream| stream.peek(buf)).await
+    }
+
+    /// Ends one direction or both. After `Shutdown::Write` the peer reads to the end, and can still send.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.get_ref().shutdown(how)
+    }
+}
+
+impl TryFrom<TcpListener> for Async<TcpListener> {
+    type Error = io::Error;
+
+    fn try_from(listener: TcpListener) -> io::Result<Self> {
+        Async::new(listener)
+    }
+}
+
+impl TryFrom<TcpStream> for Async<TcpStream> {
+    type Error = io::Error;
+
+    fn try_from(stream: TcpStream) -> io::Result<Self> {
+        Async::new(stream)
+    }
+}

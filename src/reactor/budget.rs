@@ -1,0 +1,40 @@
+//! The cooperative budget: an operation that is always ready yields now and then.
+//!
+//! A peer that sends without end would otherwise keep its task running, and all others waiting, because its read never
+//! has a reason to return `Pending`. Every operation that succeeds spends one unit; when none is left, the next one
+//! wakes its own task and returns `Pending` once. Our executors grant a new budget with every poll of a task. Under
+//! any other the count goes on over all tasks of the thread, and starts again after it has made one of them yield.
+
+use std::cell::Cell;
+use std::task::{Context, Poll};
+
+/// Operations that a task may complete in one poll.
+const UNITS: u32 = 128;
+
+thread_local! {
+    static LEFT: Cell<u32> = const { Cell::new(UNITS) };
+}
+
+/// A task is about to be polled.
+#[inline]
+pub(crate) fn grant() {
+    LEFT.set(UNITS);
+}
+
+/// An operation is about to be tried.
+#[inline]
+pub(crate) fn spend(cx: &mut Context<'_>) -> Poll<()> {
+    let left = LEFT.get();
+    if left == 0 {
+        return yield_now(cx);
+    }
+    LEFT.set(left - 1);
+    Poll::Ready(())
+}
+
+#[cold]
+fn yield_now(cx: &mut Context<'_>) -> Poll<()> {
+    LEFT.set(UNITS);
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}

@@ -1,0 +1,93 @@
+//! Which reactor a thread uses: the one that it drives, the one that it has entered by a handle, or the shared one.
+
+use super::clock::Clock;
+use super::fallback;
+use super::local::Local;
+use super::shared::Shared;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+thread_local! {
+    /// The reactor that this thread drives, while it runs in [`enter_own`].
+    static OWN: Cell<*const Local> = const { Cell::new(std::ptr::null()) };
+    /// The reactor that this thread has entered by a handle.
+    static ENTERED: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
+}
+
+/// Puts the old state back, also after a panic.
+struct Restore<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for Restore<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+/// Runs `f` with `local` as this thread's own reactor.
+pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
+    let own = OWN.replace(local);
+    let entered = ENTERED.take();
+    let mut old = Some((own, entered));
+    let _restore = Restore(move || {
+        if let Some((own, entered)) = old.take() {
+            OWN.set(own);
+            ENTERED.replace(entered);
+        }
+    });
+    f()
+}
+
+/// Runs `f` with `shared` as the reactor where this thread registers sources and timers.
+pub(crate) fn enter_shared<R>(shared: &Arc<Shared>, f: impl FnOnce() -> R) -> R {
+    let own = OWN.replace(std::ptr::null());
+    let entered = ENTERED.replace(Some(shared.clone()));
+    let mut old = Some((own, entered));
+    let _restore = Restore(move || {
+        if let Some((own, entered)) = old.take() {
+            OWN.set(own);
+            ENTERED.replace(entered);
+        }
+    });
+    f()
+}
+
+/// The reactor that this thread drives.
+#[inline]
+pub(crate) fn with_own<R>(f: impl FnOnce(Option<&Local>) -> R) -> R {
+    let own = OWN.get();
+    // SAFETY: the pointer is set by `enter_own` only, which holds the reference that it came from until it has put the
+    // old one back, also when it unwinds. A `Local` is not Sync, and the pointer never leaves the thread.
+    f(unsafe { own.as_ref() })
+}
+
+/// The reactor where this thread registers sources.
+pub(crate) fn with_reactor<R>(f: impl FnOnce(&Arc<Shared>) -> io::Result<R>) -> io::Result<R> {
+    with_own(|own| match own {
+        Some(local) if local.shared.is_of_this_process() => f(&local.shared),
+        _ => f(&entered_or_fallback()?),
+    })
+}
+
+/// The reactor where this thread sets timers, unless it has its own.
+pub(crate) fn entered_or_fallback() -> io::Result<Arc<Shared>> {
+    // No thread-local any more, while the thread ends: the shared one is still there.
+    let entered = ENTERED.try_with(|entered| entered.borrow().clone()).ok().flatten();
+    match entered {
+        Some(shared) if shared.is_alive() => Ok(shared),
+        _ => fallback::shared(),
+    }
+}
+
+/// The time of this thread's reactor.
+pub(crate) fn now() -> Instant {
+    with_own(|own| match own {
+        Some(local) => local.shared.clock.now(),
+        None => ENTERED
+            .try_with(|entered| entered.borrow().as_ref().map(|shared| shared.clock.now()))
+            .ok()
+            .flatten()
+            .unwrap_or_else(|| Clock::Real.now()),
+    })
+}

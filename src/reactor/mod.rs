@@ -1,0 +1,219 @@
+//! The reactor: descriptors and deadlines on one side, wakers on the other.
+//!
+//! A [`Reactor`] waits in one selector for the descriptors that are registered with it and for the earliest of its
+//! timers, and wakes the tasks that wait for them. It knows nothing of executors: a task is a [`Waker`] to it. Most
+//! users never see one: each core of [`Cores`](crate::Cores), each [`LocalExecutor`](crate::LocalExecutor) has its own,
+//! and every other thread uses one that is shared and driven behind the scenes.
+//!
+//! To put a reactor into a loop of your own (a GUI, a game, another runtime), make one with [`Reactor::new`], wait for
+//! its descriptor ([`AsFd`]) or its [`next_deadline`](Reactor::next_deadline) there, and then call
+//! [`turn`](Reactor::turn) with a time-out of zero.
+
+pub(crate) mod budget;
+mod clock;
+pub(crate) mod current;
+pub(crate) mod fallback;
+pub(crate) mod local;
+mod park;
+mod readiness;
+pub(crate) mod registry;
+mod shared;
+mod source;
+pub(crate) mod timers;
+mod wheel;
+
+pub use crate::sys::Backend;
+pub(crate) use clock::Clock;
+pub use clock::MockClock;
+pub(crate) use readiness::Direction;
+pub(crate) use shared::Shared;
+pub use shared::Turn;
+pub(crate) use source::Source;
+
+use local::Local;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+/// A selector and a timer wheel, driven by the thread that calls [`turn`](Reactor::turn).
+///
+/// Sources and timers that are made in [`enter`](Reactor::enter), or through a [`Handle`], belong to it. They outlive
+/// it: when it is dropped, all who wait are woken, and wait on with the reactor of whoever polls them next.
+///
+/// ```
+/// use std::{net::UdpSocket, time::Duration};
+/// use wakewheel::{Async, reactor::Reactor};
+///
+/// let reactor = Reactor::new()?;
+/// let (a, b) = reactor.enter(|| {
+///     let a = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?;
+///     std::io::Result::Ok((a, UdpSocket::bind("127.0.0.1:0")?))
+/// })?;
+/// b.send_to(b"hello", a.get_ref().local_addr()?)?;
+/// let turn = reactor.turn(Some(Duration::from_secs(10)))?;
+/// assert_eq!(turn.events, 1);
+/// # std::io::Result::Ok(())
+/// ```
+pub struct Reactor(Local);
+
+impl Reactor {
+    /// A reactor on the backend that the environment or the system chooses.
+    ///
+    /// # Errors
+    ///
+    /// No descriptors left, or a wrong `WAKEWHEEL_BACKEND`.
+    pub fn new() -> io::Result<Reactor> {
+        Reactor::builder().build()
+    }
+
+    /// A reactor with choices.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Runs `f` with this reactor as the current one of the thread: the sources and timers that `f` makes, or polls for
+    /// the first time, belong to it.
+    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        current::enter_own(&self.0, f)
+    }
+
+    /// Waits for at most `timeout` (`None`: until something happens; zero: not at all), fires the timers that are due,
+    /// and wakes whom all this concerns, on this thread. A waker that panics is reported by the panic hook, and
+    /// the turn goes on.
+    ///
+    /// # Errors
+    ///
+    /// When the selector fails, which means that its descriptor was closed by somebody else; when it was made before a
+    /// fork. An interruption by a signal is no error: the turn ends with nothing to report.
+    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        let result = self.enter(|| self.0.turn(timeout));
+        // Between turns it counts as asleep: whoever has news for it makes its descriptor readable.
+        if !self.0.shared.park.try_sleep() {
+            self.0.shared.poller.notify();
+        }
+        result
+    }
+
+    /// When the next turn is due on account of a timer. `None`: no timer is set.
+    ///
+    /// Timers that are due within the same 33 microseconds are due together, at the last one. After a timer was
+    /// cancelled or moved, this may be earlier than any that is left; it is never later.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.0.next_deadline()
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle {
+        Handle(self.0.shared.clone())
+    }
+
+    /// Which system call it waits in.
+    pub fn backend(&self) -> Backend {
+        self.0.shared.poller.backend()
+    }
+}
+
+/// Readable when a turn would find an event or a notification. (On [`Backend::Poll`], which has no descriptor of its
+/// own, after a notification only: such a reactor has to be turned now and then.)
+impl AsFd for Reactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.shared.poller.as_fd()
+    }
+}
+
+impl fmt::Debug for Reactor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handle().fmt_as("Reactor", f)
+    }
+}
+
+/// Choices for a [`Reactor`].
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    backend: Option<Backend>,
+    clock: Clock,
+}
+
+impl Builder {
+    /// Waits in this system call, whatever the environment says.
+    pub fn backend(mut self, backend: Backend) -> Builder {
+        self.backend = Some(backend);
+        self
+    }
+
+    /// Takes the time from `clock`.
+    pub fn mock_clock(mut self, clock: MockClock) -> Builder {
+        self.clock = Clock::Mock(clock);
+        self
+    }
+
+    /// # Errors
+    ///
+    /// No descriptors left, a backend that this system does not have, or a wrong `WAKEWHEEL_BACKEND`.
+    pub fn build(self) -> io::Result<Reactor> {
+        let local = self.build_local()?;
+        // See `turn`: it rests asleep.
+        let _ = local.shared.park.try_sleep();
+        Ok(Reactor(local))
+    }
+
+    /// Without the outer shell: for a loop that is always either awake or in a turn.
+    pub(crate) fn build_local(self) -> io::Result<Local> {
+        let backend = match self.backend {
+            Some(backend) => backend,
+            None => Backend::from_env()?,
+        };
+        Ok(Local::new(Shared::new(backend, self.clock, false)?))
+    }
+}
+
+/// A reactor, for any thread: to register something with it, or to end its wait. Does not keep it running.
+#[derive(Clone)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// Runs `f` with this reactor as the current one of the calling thread: what `f` registers is served by the thread
+    /// that turns it.
+    ///
+    /// A reactor that has gone is passed over, in favour of the shared one.
+    pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        current::enter_shared(&self.0, f)
+    }
+
+    /// Ends the turn that the reactor is waiting in, or else the wait of the next one.
+    pub fn notify(&self) {
+        self.0.notify();
+    }
+
+    /// How many descriptors are registered with it.
+    pub fn sources_alive(&self) -> usize {
+        self.0.sources_alive()
+    }
+
+    fn fmt_as(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("id", &self.0.id)
+            .field("backend", &self.0.poller.backend())
+            .field("sources_alive", &self.sources_alive())
+            .finish()
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fmt_as("Handle", f)
+    }
+}
+
+/// Wakes and empties them all. One that panics has had its say through the panic hook; the others are woken.
+pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
+    if wakers.is_empty() {
+        return;
+    }
+    let mut rest = wakers.drain(..);
+    while catch_unwind(AssertUnwindSafe(|| rest.by_ref().for_each(Waker::wake))).is_err() {}
+}

@@ -1,0 +1,458 @@
+//! The part of a reactor that any thread may use: register and remove sources, set timers, notify.
+
+use super::clock::{self, Clock};
+use super::park::Park;
+use super::source::Source;
+use super::wheel::{Key, Wheel};
+use super::{fallback, registry, wake_all};
+use crate::sync::{Mutex, lock};
+use crate::sys::{Backend, Events, Poller, Ready, fork};
+use slab::Slab;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Waker;
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Never used twice in a process.
+    pub id: u64,
+    pub poller: Poller,
+    pub park: Park,
+    pub clock: Clock,
+    /// Is this the one that serves every thread which has none of its own?
+    is_fallback: bool,
+    /// The process, as counted by [`fork`], that made it.
+    process: u32,
+    sources: Mutex<Sources>,
+    timers: Mutex<Timers>,
+    /// When the driver has to look into `timers`, in nanoseconds; `u64::MAX` for never.
+    timers_due: AtomicU64,
+    /// What other threads want done to timers in the wheel of the reactor's own thread. `None` once it has stopped.
+    mail: Mutex<Option<Vec<Mail>>>,
+    has_mail: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    slab: Slab<(u64, Arc<Source>)>,
+    generation: u32,
+    stopped: bool,
+}
+
+/// The timers of threads that are not the reactor's own.
+#[derive(Debug)]
+struct Timers {
+    wheel: Wheel<Waker>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+enum Mail {
+    Cancel(Key),
+    Reset(Key, u64),
+}
+
+/// What one turn of a reactor did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Turn {
+    /// Descriptors that had news.
+    pub events: usize,
+    /// Timers that fired.
+    pub timers: usize,
+    /// Tasks that were woken for these reasons.
+    pub woken: usize,
+    /// Did somebody end the wait, or forbid it?
+    pub(crate) notified: bool,
+}
+
+/// Room that a turn needs, kept between turns.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    events: Events,
+    wakers: Vec<Waker>,
+}
+
+impl Shared {
+    pub fn new(backend: Backend, clock: Clock, is_fallback: bool) -> io::Result<Arc<Shared>> {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let shared = Arc::new(Shared {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            poller: Poller::new(backend)?,
+            park: Park::new(),
+            clock,
+            is_fallback,
+            process: fork::watch(),
+            sources: Mutex::new(Sources::default()),
+            timers: Mutex::new(Timers { wheel: Wheel::new(), stopped: false }),
+            timers_due: AtomicU64::new(u64::MAX),
+            mail: Mutex::new(Some(Vec::new())),
+            has_mail: AtomicBool::new(false),
+        });
+        registry::enter(&shared);
+        Ok(shared)
+    }
+
+    /// Will it still wake anybody?
+    pub fn is_alive(&self) -> bool {
+        self.is_of_this_process() && !lock(&self.sources).stopped
+    }
+
+    pub fn is_of_this_process(&self) -> bool {
+        self.process == fork::generation()
+    }
+
+    /// Does it want to hear of every waiter, by [`asked`](Shared::asked)?
+    pub fn asks(&self) -> bool {
+        self.is_fallback || self.poller.needs_arming()
+    }
+
+    /// Somebody waits for `interest` from now on.
+    pub fn asked(&self, fd: RawFd, token: u64, interest: Ready) {
+        self.poller.arm(fd, token, interest);
+        if self.is_fallback {
+            fallback::ensure_driven();
+        }
+    }
+
+    /// Ends the wait that the reactor is in, if it is in one.
+    pub fn notify(&self) {
+        if self.park.notify() {
+            self.poller.notify();
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- sources
+
+    /// Registers `fd` under a new token, for the source that `make` makes of the token.
+    ///
+    /// Errors, with nothing registered: what the kernel says of `fd` (`PermissionDenied` for a regular file),
+    /// `AlreadyExists` if it is registered, here or in any other reactor, `NotConnected` if this reactor has stopped.
+    pub fn add(&self, fd: RawFd, make: impl FnOnce(u64) -> Arc<Source>) -> io::Result<Arc<Source>> {
+        let mut shard = registry::shard(fd);
+        shard.check_free(fd)?;
+        let mut sources = lock(&self.sources);
+        if sources.stopped || !self.is_of_this_process() {
+            return Err(stopped());
+        }
+        sources.generation = sources.generation.wrapping_add(1);
+        let generation = sources.generation;
+        let entry = sources.slab.vacant_entry();
+        let token = token(entry.key(), generation);
+        self.poller.add(fd, token).map_err(|e| explain(e, fd))?;
+        let source = make(token);
+        entry.insert((token, source.clone()));
+        shard.set(fd, registry::Place { reactor: self.id, token });
+        Ok(source)
+    }
+
+    pub fn remove(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        let mut shard = registry::shard(fd);
+        let source = {
+            let mut sources = lock(&self.sources);
+            match sources.slab.get(index(token)) {
+                Some((found, _)) if *found == token => Some(sources.slab.remove(index(token))),
+                _ => None,
+            }
+        };
+        shard.unset(fd, registry::Place { reactor: self.id, token });
+        // The selector of a parent process is not ours to change, though we share it.
+        let result = if self.is_of_this_process() { self.poller.delete(fd) } else { Ok(()) };
+        drop(shard);
+        drop(source);
+        result
+    }
+
+    pub fn is_registered(&self, fd: RawFd, token: u64) -> bool {
+        let known = matches!(lock(&self.sources).slab.get(index(token)), Some((found, _)) if *found == token);
+        known && self.is_of_this_process() && self.poller.holds(fd, token)
+    }
+
+    pub fn sources_alive(&self) -> usize {
+        lock(&self.sources).slab.len()
+    }
+
+    /// Is anybody waiting for a source or a timer of this reactor? (Timers of its own thread's wheel apart.)
+    pub fn has_waiters(&self) -> bool {
+        self.timers_due.load(Ordering::Acquire) != u64::MAX
+            || lock(&self.sources).slab.iter().any(|(_, (_, source))| source.readiness.seen().has_waiters())
+    }
+
+    // -------------------------------------------------------------------------------------------- timers
+
+    /// Sets a timer from a thread that is not the reactor's own. `Err`: the reactor has stopped.
+    pub fn set_timer(&self, deadline: u64, waker: Waker) -> Result<Key, Waker> {
+        let mut timers = lock(&self.timers);
+        if timers.stopped {
+            return Err(waker);
+        }
+        let key = timers.wheel.insert(deadline, waker);
+        self.timers_changed(timers);
+        Ok(key)
+    }
+
+    /// Moves a timer that [`set_timer`](Shared::set_timer) set. `false`: it has fired.
+    pub fn reset_timer(&self, key: Key, deadline: u64) -> bool {
+        let mut timers = lock(&self.timers);
+        let pending = timers.wheel.reset(key, deadline);
+        self.timers_changed(timers);
+        pending
+    }
+
+    pub fn cancel_timer(&self, key: Key) {
+        let waker = lock(&self.timers).wheel.cancel(key);
+        drop(waker);
+    }
+
+    /// `waker` is the one to wake from now on. `false`: the timer has fired.
+    pub fn update_timer(&self, key: Key, waker: &Waker) -> bool {
+        let clone = waker.clone();
+        let replaced = lock(&self.timers).wheel.get_mut(key).map(|slot| std::mem::replace(slot, clone));
+        replaced.is_some()
+    }
+
+    fn timers_changed(&self, timers: impl std::ops::DerefMut<Target = Timers>) {
+        let due = timers.wheel.next_wakeup().unwrap_or(u64::MAX);
+        let before = self.timers_due.swap(due, Ordering::AcqRel);
+        drop(timers);
+        if due < before {
+            self.notify();
+            if self.is_fallback {
+                fallback::ensure_driven();
+            }
+        }
+    }
+
+    /// Cancels a timer in the wheel of the reactor's own thread, from another one.
+    pub fn mail_cancel(&self, key: Key) {
+        // Not worth a wake-up of its own, unless nobody empties the box.
+        const LETTERS_MAX: usize = 64;
+        if self.post(Mail::Cancel(key)) >= LETTERS_MAX {
+            self.notify();
+        }
+    }
+
+    /// Moves a timer in the wheel of the reactor's own thread, from another one.
+    pub fn mail_reset(&self, key: Key, deadline: u64) {
+        self.post(Mail::Reset(key, deadline));
+        self.notify();
+    }
+
+    /// Returns how many letters there are.
+    fn post(&self, letter: Mail) -> usize {
+        match lock(&self.mail).as_mut() {
+            None => 0,
+            Some(mail) => {
+                mail.push(letter);
+                self.has_mail.store(true, Ordering::Release);
+                mail.len()
+            }
+        }
+    }
+
+    fn read_mail(&self, own: &RefCell<Wheel<Waker>>) {
+        let letters = match lock(&self.mail).as_mut() {
+            Some(mail) => {
+                self.has_mail.store(false, Ordering::Relaxed);
+                std::mem::take(mail)
+            }
+            None => return,
+        };
+        for letter in letters {
+            match letter {
+                Mail::Cancel(key) => {
+                    let waker = own.borrow_mut().cancel(key);
+                    drop(waker);
+                }
+                Mail::Reset(key, deadline) => {
+                    own.borrow_mut().reset(key, deadline);
+                }
+            }
+        }
+    }
+
+    // ---------------------------------------------------------------------------------------------- turn
+
+    /// The earliest moment, in nanoseconds, at which a timer will want a turn.
+    pub fn next_deadline(&self, own: Option<&RefCell<Wheel<Waker>>>) -> Option<u64> {
+        let own = own.and_then(|wheel| wheel.borrow().next_wakeup()).unwrap_or(u64::MAX);
+        let due = own.min(self.timers_due.load(Ordering::Acquire));
+        (due != u64::MAX).then_some(due)
+    }
+
+    /// One turn: waits for at most `timeout` (`None`: until something happens), then wakes whom it concerns:
+    /// descriptors first, then timers in the order of their deadlines. `own` is the wheel of the driving thread, if it
+    /// has one. `now` is set to the time, if it had to be read.
+    pub fn turn(
+        &self,
+        own: Option<&RefCell<Wheel<Waker>>>,
+        scratch: &mut Scratch,
+        timeout: Option<Duration>,
+        now: &Cell<Option<u64>>,
+    ) -> io::Result<Turn> {
+        if !self.is_of_this_process() {
+            return Err(stopped());
+        }
+        now.set(None);
+        let Scratch { events, wakers } = scratch;
+        let notified = self.wait(own, events, timeout)?;
+        let mut turn = Turn { notified, ..Turn::default() };
+        if events.len() > 0 {
+            turn.events = self.dispatch(events, wakers);
+        }
+        let woken_by_events = wakers.len();
+        self.fire(own, wakers, now);
+        turn.timers = wakers.len() - woken_by_events;
+        turn.woken = wakers.len();
+        wake_all(wakers);
+        Ok(turn)
+    }
+
+    /// Waits; says whether it was notified.
+    fn wait(
+        &self,
+        own: Option<&RefCell<Wheel<Waker>>>,
+        events: &mut Events,
+        timeout: Option<Duration>,
+    ) -> io::Result<bool> {
+        if timeout == Some(Duration::ZERO) {
+            self.poller.wait(events, timeout)?;
+            return Ok(false);
+        }
+        // Sleep is announced before anything is looked at that others may change: what changes later ends the wait.
+        let limit = if self.park.try_sleep() { self.limit(own, timeout) } else { Some(Duration::ZERO) };
+        let result = match (&self.clock, limit) {
+            // Nothing is waited for that only time would bring.
+            (Clock::Mock(clock), Some(limit)) => {
+                let result = self.poller.wait(events, Some(Duration::ZERO));
+                if result.is_ok() && events.len() == 0 {
+                    clock.advance(limit);
+                }
+                result
+            }
+            _ => self.poller.wait(events, limit),
+        };
+        let notified = self.park.wake();
+        result.map(|()| notified || limit == Some(Duration::ZERO))
+    }
+
+    /// `timeout`, or the time until the next deadline if that is less.
+    fn limit(&self, own: Option<&RefCell<Wheel<Waker>>>, timeout: Option<Duration>) -> Option<Duration> {
+        if let Some(own) = own.filter(|_| self.has_mail.load(Ordering::Acquire)) {
+            self.read_mail(own);
+        }
+        let until_deadline = self.next_deadline(own).map(|deadline| {
+            let now = clock::nanos(self.clock.now());
+            Duration::from_nanos(deadline.saturating_sub(now))
+        });
+        match (timeout, until_deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Publishes the events; returns how many sources they concern.
+    fn dispatch(&self, events: &Events, wakers: &mut Vec<Waker>) -> usize {
+        let sources = lock(&self.sources);
+        let mut concerned = 0;
+        for event in events.iter() {
+            // Anything else is the notifier, or the news of a source that has gone since, whose place in the slab may
+            // have passed to another.
+            if let Some((token, source)) = sources.slab.get(index(event.token)) {
+                if *token == event.token {
+                    source.readiness.publish(event.ready, wakers);
+                    concerned += 1;
+                }
+            }
+        }
+        concerned
+    }
+
+    /// Moves the wakers of all timers that are due to `wakers`.
+    fn fire(&self, own: Option<&RefCell<Wheel<Waker>>>, wakers: &mut Vec<Waker>, cached: &Cell<Option<u64>>) {
+        if let Some(own) = own.filter(|_| self.has_mail.load(Ordering::Acquire)) {
+            self.read_mail(own);
+        }
+        let due = self.timers_due.load(Ordering::Acquire);
+        let own = own.filter(|wheel| !wheel.borrow().is_empty());
+        if due == u64::MAX && own.is_none() {
+            return;
+        }
+        let now = clock::nanos(self.clock.now());
+        cached.set(Some(now));
+        if due <= now {
+            let mut timers = lock(&self.timers);
+            timers.wheel.advance(now, wakers);
+            self.timers_due.store(timers.wheel.next_wakeup().unwrap_or(u64::MAX), Ordering::Release);
+        }
+        if let Some(own) = own {
+            own.borrow_mut().advance(now, wakers);
+        }
+    }
+
+    /// Nobody will turn it any more. All who wait for it are woken, and find another reactor when they come back.
+    pub fn stop(&self, own: Option<Wheel<Waker>>) {
+        let sources = {
+            let mut sources = lock(&self.sources);
+            sources.stopped = true;
+            std::mem::take(&mut sources.slab)
+        };
+        let mut wakers = Vec::new();
+        for (_, (_, source)) in &sources {
+            source.readiness.orphan(&mut wakers);
+        }
+        {
+            let mut timers = lock(&self.timers);
+            timers.stopped = true;
+            timers.wheel.drain(|waker| wakers.push(waker));
+        }
+        *lock(&self.mail) = None;
+        if let Some(mut own) = own {
+            own.drain(|waker| wakers.push(waker));
+        }
+        drop(sources);
+        wake_all(&mut wakers);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        registry::leave(self.id);
+    }
+}
+
+fn token(index: usize, generation: u32) -> u64 {
+    debug_assert!(index < u32::MAX as usize, "{index} sources in one reactor");
+    index as u64 | u64::from(generation) << 32
+}
+
+fn index(token: u64) -> usize {
+    token as u32 as usize
+}
+
+fn stopped() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::NotConnected,
+        "this reactor has stopped, or was made before a fork: make a new one, or use none (the shared one is always there)",
+    )
+}
+
+/// The kernel's word for it, and what to do.
+fn explain(e: io::Error, fd: RawFd) -> io::Error {
+    let text = match e.raw_os_error() {
+        Some(libc::EPERM) => {
+            "regular files and directories are always ready and cannot be waited for: use blocking I/O on a thread of its own"
+        }
+        Some(libc::EBADF) => "the descriptor is closed",
+        Some(libc::EEXIST) => {
+            "the descriptor is registered already: use one Async per descriptor, and share that"
+        }
+        Some(libc::ENOSPC) => "the limit /proc/sys/fs/epoll/max_user_watches is reached",
+        _ => return e,
+    };
+    io::Error::new(e.kind(), format!("cannot register descriptor {fd}: {text} ({e})"))
+}

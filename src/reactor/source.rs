@@ -1,0 +1,178 @@
+//! A registered descriptor: its readiness, and the reactor that reports to it.
+
+use super::readiness::{Direction, Readiness, Wait};
+use super::shared::Shared;
+use super::{current, wake_all};
+use crate::sync::{Mutex, lock};
+use crate::sys::{self, Ready, fork};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub readiness: Readiness,
+    pub fd: RawFd,
+    /// The process, as counted by [`fork`], that registered it.
+    process: AtomicU32,
+    home: Mutex<Home>,
+}
+
+#[derive(Debug)]
+struct Home {
+    reactor: Arc<Shared>,
+    token: u64,
+}
+
+impl Source {
+    /// Registers `fd` with the reactor of the current thread, or else with the shared one.
+    ///
+    /// Errors: see [`Shared::add`].
+    pub fn register(fd: RawFd) -> io::Result<Arc<Source>> {
+        current::with_reactor(|reactor| {
+            reactor.add(fd, |token| {
+                let source = Arc::new(Source {
+                    readiness: Readiness::new(),
+                    fd,
+                    process: AtomicU32::new(fork::generation()),
+                    home: Mutex::new(Home { reactor: reactor.clone(), token }),
+                });
+                source.readiness.adopt(reactor.asks());
+                source
+            })
+        })
+    }
+
+    /// Takes the descriptor out of its reactor. To be called once, before the descriptor is closed or given away.
+    pub fn deregister(&self) -> io::Result<()> {
+        let home = lock(&self.home);
+        home.reactor.remove(self.fd, home.token)
+    }
+
+    /// Waits, as the one task that polls this direction, until an operation is worth a try (which may be now).
+    #[inline(always)]
+    pub fn poll_ready(self: &Arc<Self>, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.process.load(Ordering::Relaxed) == fork::generation()
+            && self.readiness.wait(direction, cx.waker()) == Wait::Stored
+            && !self.readiness.seen().asks()
+        {
+            return Poll::Pending;
+        }
+        self.poll_ready_slowly(direction, cx)
+    }
+
+    #[cold]
+    fn poll_ready_slowly(
+        self: &Arc<Self>,
+        direction: Direction,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if self.process.load(Ordering::Relaxed) != fork::generation() {
+                self.find_home()?;
+            }
+            match self.readiness.wait(direction, cx.waker()) {
+                Wait::Ready => return Poll::Ready(Ok(())),
+                Wait::Stored => {
+                    if self.readiness.seen().asks() {
+                        self.ask(direction.interest());
+                    }
+                    return Poll::Pending;
+                }
+                Wait::Orphaned => self.find_home()?,
+            }
+        }
+    }
+
+    /// The same for descriptors whose rules we do not know: whatever was read or written, and by whomever, only the
+    /// kernel is believed. Costs one poll(2) per wait.
+    pub fn poll_level(self: &Arc<Self>, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.distrust(direction.interest());
+        self.poll_ready(direction, cx)
+    }
+
+    /// Like [`poll_ready`](Source::poll_ready), with a waiter of its own: any number of tasks may wait.
+    /// `waiter` is `None` before it waits, and is to be given to [`forget`](Source::forget) if it is dropped waiting.
+    pub fn poll_waiter(
+        self: &Arc<Self>,
+        waiter: &mut Option<usize>,
+        interest: Ready,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let wait = match *waiter {
+                Some(key) => self.readiness.poll_waiter(key, cx.waker()),
+                None => {
+                    if self.process.load(Ordering::Relaxed) != fork::generation() {
+                        self.find_home()?;
+                    }
+                    let (wait, key) = self.readiness.insert(interest, cx.waker());
+                    *waiter = key;
+                    wait
+                }
+            };
+            match wait {
+                Wait::Ready => {
+                    self.forget(waiter);
+                    return Poll::Ready(Ok(()));
+                }
+                Wait::Stored => {
+                    if self.readiness.seen().asks() {
+                        self.ask(interest);
+                    }
+                    return Poll::Pending;
+                }
+                Wait::Orphaned => self.find_home()?,
+            }
+        }
+    }
+
+    pub fn forget(&self, waiter: &mut Option<usize>) {
+        if let Some(key) = waiter.take() {
+            self.readiness.remove(key);
+        }
+    }
+
+    /// Makes the readiness of `interest` what the kernel says at this instant. Somebody may have read or written
+    /// without our knowledge: what is cached may be too much. And an edge may have been used up by somebody else:
+    /// it may be too little.
+    pub fn distrust(&self, interest: Ready) {
+        let seen = self.readiness.seen();
+        self.readiness.clear(interest, seen);
+        // Whoever else waits in this direction may have just lost the edge that was his: he is told as well. An error
+        // (a closed descriptor) is left to the operation that will be tried.
+        let level = sys::level(self.fd, interest).unwrap_or(interest);
+        if level.intersects(interest) {
+            let mut wakers = Vec::new();
+            self.readiness.publish(level, &mut wakers);
+            wake_all(&mut wakers);
+        }
+    }
+
+    #[cold]
+    fn ask(&self, interest: Ready) {
+        let home = lock(&self.home);
+        home.reactor.asked(self.fd, home.token, interest);
+    }
+
+    /// Its reactor has stopped, or belongs to the process that forked this one: on to the one of whoever polls now.
+    #[cold]
+    fn find_home(self: &Arc<Self>) -> io::Result<()> {
+        let mut home = lock(&self.home);
+        if home.reactor.is_alive() {
+            return Ok(());
+        }
+        let _ = home.reactor.remove(self.fd, home.token);
+        current::with_reactor(|reactor| {
+            reactor.add(self.fd, |token| {
+                *home = Home { reactor: reactor.clone(), token };
+                self.clone()
+            })
+        })?;
+        self.process.store(fork::generation(), Ordering::Relaxed);
+        self.readiness.adopt(home.reactor.asks());
+        Ok(())
+    }
+}

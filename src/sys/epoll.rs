@@ -1,0 +1,168 @@
+//! epoll(7): one edge-triggered registration per descriptor, for both directions.
+
+use super::notifier::Notifier;
+use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, check};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+pub(crate) const BACKEND: Backend = Backend::Epoll;
+
+#[derive(Debug)]
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    notifier: Notifier,
+}
+
+pub(crate) struct RawEvents(Box<[libc::epoll_event]>);
+
+impl Default for RawEvents {
+    fn default() -> RawEvents {
+        RawEvents(vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_WAIT_MAX].into_boxed_slice())
+    }
+}
+
+impl std::fmt::Debug for RawEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RawEvents")
+    }
+}
+
+/// RDHUP and PRI are asked for because a short read is taken for "drained" only as long as neither was seen.
+const INTEREST: libc::c_int =
+    libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET;
+
+impl Poller {
+    pub fn new() -> io::Result<Poller> {
+        // SAFETY: no pointers; a descriptor that epoll_create1 returns is ours alone.
+        let epoll = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
+        let poller = Poller { epoll, notifier: Notifier::new()? };
+        // Edge-triggered, so that nobody has to drain it: every notification is an edge of its own.
+        poller.control(
+            libc::EPOLL_CTL_ADD,
+            poller.notifier.as_fd().as_raw_fd(),
+            libc::EPOLLIN | libc::EPOLLET,
+            NOTIFY_TOKEN,
+        )?;
+        Ok(poller)
+    }
+
+    pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, INTEREST, token)
+    }
+
+    pub fn delete(&self, fd: RawFd) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+    }
+
+    pub fn holds(&self, fd: RawFd, token: u64) -> bool {
+        self.control(libc::EPOLL_CTL_MOD, fd, INTEREST, token).is_ok()
+    }
+
+    fn control(&self, op: libc::c_int, fd: RawFd, interest: libc::c_int, token: u64) -> io::Result<()> {
+        let mut event = libc::epoll_event { events: interest as u32, u64: token };
+        // SAFETY: `event` lives through the call, and the kernel copies it.
+        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &mut event) }).map(drop)
+    }
+
+    pub fn wait(
+        &self,
+        raw: &mut RawEvents,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        let n = match wait(self.epoll.as_raw_fd(), &mut raw.0, timeout) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            Err(e) => return Err(e),
+        };
+        events
+            .extend(raw.0[..n].iter().map(|e| Event { token: e.u64, ready: ready(e.events as libc::c_int) }));
+        Ok(())
+    }
+
+    pub fn notify(&self) {
+        self.notifier.notify();
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+}
+
+#[inline]
+fn ready(events: libc::c_int) -> Ready {
+    // Nearly always.
+    if events & !(libc::EPOLLIN | libc::EPOLLOUT) == 0 {
+        const {
+            assert!(
+                libc::EPOLLIN << 1 == Ready::READABLE.0 as i32 && libc::EPOLLOUT == Ready::WRITABLE.0 as i32
+            )
+        };
+        return Ready(((events & libc::EPOLLIN) << 1 | (events & libc::EPOLLOUT)) as u32);
+    }
+    special(events)
+}
+
+#[cold]
+fn special(events: libc::c_int) -> Ready {
+    let mut ready = Ready::default();
+    for (mask, bits) in [
+        (libc::EPOLLIN, Ready::READABLE),
+        (libc::EPOLLOUT, Ready::WRITABLE),
+        (libc::EPOLLPRI, Ready::PRIORITY | Ready::READABLE),
+        (libc::EPOLLRDHUP, Ready::READ_CLOSED | Ready::READABLE),
+        (libc::EPOLLHUP, Ready::HANGUP | Ready::READ_CLOSED | Ready::READABLE | Ready::WRITABLE),
+        (libc::EPOLLERR, Ready::ERROR | Ready::READABLE | Ready::WRITABLE),
+    ] {
+        if events & mask != 0 {
+            ready |= bits;
+        }
+    }
+    ready
+}
+
+/// Set once the kernel has refused epoll_pwait2: ENOSYS before Linux 5.11, EPERM under a seccomp filter.
+static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
+
+/// A wait in nanoseconds where the kernel can, else in milliseconds, rounded up.
+fn wait(epoll: RawFd, buf: &mut [libc::epoll_event], timeout: Option<Duration>) -> io::Result<usize> {
+    let wait_ms = |buf: &mut [libc::epoll_event], ms| {
+        // SAFETY: `buf` is valid for `buf.len()` events, and the kernel writes no more than that.
+        check(unsafe { libc::epoll_wait(epoll, buf.as_mut_ptr(), buf.len() as libc::c_int, ms) })
+            .map(|n| n as usize)
+    };
+    let Some(time) = timeout else { return wait_ms(buf, -1) };
+    if time.is_zero() {
+        return wait_ms(buf, 0);
+    }
+    if !NO_PWAIT2.load(Ordering::Relaxed) {
+        // A struct __kernel_timespec, which has 64 bits for both also where the C library's has 32.
+        let spec = [time.as_secs() as i64, i64::from(time.subsec_nanos())];
+        // SAFETY: as above; `spec` lives through the call, and there is no signal mask. By number, because not every
+        // C library has the function.
+        let n = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                epoll,
+                buf.as_mut_ptr(),
+                buf.len() as libc::c_int,
+                spec.as_ptr(),
+                std::ptr::null::<libc::sigset_t>(),
+                0usize,
+            )
+        };
+        if n >= 0 {
+            return Ok(n as usize);
+        }
+        let e = io::Error::last_os_error();
+        if !matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
+            return Err(e);
+        }
+        NO_PWAIT2.store(true, Ordering::Relaxed);
+    }
+    wait_ms(buf, super::poll::ms_rounded_up(time))
+}

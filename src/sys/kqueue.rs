@@ -1,0 +1,219 @@
+//! kqueue(2): two edge-triggered filters per descriptor, one for each direction.
+//!
+//! What is not as with epoll: the directions come as two events with the same token. To register twice is no error,
+//! it changes the token. Nothing tells of urgent data. A child of fork has none of its parent's kqueues.
+//!
+//! `--cfg wakewheel_libkqueue` builds this on Linux, over a kqueue in user space that is made of epoll. What it does
+//! differently is put right where that name stands below, except that the kqueue's own descriptor cannot be polled,
+//! and that an event which tells of a socket's error has taken it from `SO_ERROR`.
+
+#[cfg(wakewheel_libkqueue)]
+use super::libkqueue as bsd;
+use super::notifier::Notifier;
+use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, check, fork};
+#[cfg(not(wakewheel_libkqueue))]
+use libc as bsd;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
+
+pub(crate) const BACKEND: Backend = Backend::Kqueue;
+
+#[derive(Debug)]
+pub(crate) struct Poller {
+    kqueue: ManuallyDrop<OwnedFd>,
+    /// The process that has it.
+    generation: u32,
+    /// Where there is no EVFILT_USER: OpenBSD before 7.8, NetBSD before 10.
+    notifier: Option<Notifier>,
+}
+
+pub(crate) struct RawEvents(Box<[bsd::kevent]>);
+
+// SAFETY: the pointers in it are tokens, which nobody follows.
+unsafe impl Send for RawEvents {}
+// SAFETY: as above.
+unsafe impl Sync for RawEvents {}
+
+impl Default for RawEvents {
+    fn default() -> RawEvents {
+        RawEvents(vec![BLANK; EVENTS_PER_WAIT_MAX].into_boxed_slice())
+    }
+}
+
+impl std::fmt::Debug for RawEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RawEvents")
+    }
+}
+
+// SAFETY: all zeroes is a kevent: it is made of integers and a pointer.
+const BLANK: bsd::kevent = unsafe { std::mem::zeroed() };
+
+#[cfg(not(target_os = "netbsd"))]
+type Flags = u16;
+#[cfg(target_os = "netbsd")]
+type Flags = u32;
+
+impl Poller {
+    pub fn new() -> io::Result<Poller> {
+        // SAFETY: no pointers; a descriptor that kqueue returns is ours alone.
+        let kqueue = unsafe { OwnedFd::from_raw_fd(check(bsd::kqueue())?) };
+        // Late is soon enough: a child that another thread forks meanwhile does not have it.
+        super::socket::set_cloexec(kqueue.as_fd())?;
+        let kqueue = ManuallyDrop::new(kqueue);
+        let mut poller = Poller { kqueue, generation: fork::watch(), notifier: None };
+        if poller.user(bsd::EV_ADD | bsd::EV_CLEAR, 0).is_err() {
+            let notifier = Notifier::new()?;
+            // Level-triggered, and drained: under EV_CLEAR it would fill up, and a full pipe has no more edges.
+            let [_, read] = both(notifier.as_fd().as_raw_fd(), bsd::EV_ADD, NOTIFY_TOKEN);
+            succeed(poller.change([read])?[0])?;
+            poller.notifier = Some(notifier);
+        }
+        Ok(poller)
+    }
+
+    pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        super::poll::file(fd)?;
+        if cfg!(wakewheel_libkqueue) {
+            // It does not see that a file was closed, and would change what it has of that one.
+            let _ = self.delete(fd);
+        }
+        let [write, read] = self.change(both(fd, bsd::EV_ADD | bsd::EV_CLEAR, token))?;
+        // A file with one direction refuses the other filter, with an errno that depends on the system.
+        if (write == 0 || read == 0) && write != libc::ENOMEM && read != libc::ENOMEM {
+            return Ok(());
+        }
+        let _ = self.delete(fd);
+        succeed(read).and(succeed(write))
+    }
+
+    pub fn delete(&self, fd: RawFd) -> io::Result<()> {
+        let [write, read] = self.change(both(fd, bsd::EV_DELETE, 0))?;
+        succeed(read).or(succeed(write))
+    }
+
+    pub fn holds(&self, fd: RawFd, token: u64) -> bool {
+        if cfg!(wakewheel_libkqueue) {
+            // Only epoll knows, and is only asked when a filter comes to, or leaves, another one.
+            let [write, read] = both(fd, bsd::EV_DELETE, token);
+            let [write_again, read_again] = both(fd, bsd::EV_ADD | bsd::EV_CLEAR, token);
+            let held =
+                self.change([write, write_again, read, read_again]).is_ok_and(|errnos| errnos == [0; 4]);
+            if !held {
+                let _ = self.delete(fd);
+            }
+            return held;
+        }
+        self.change(both(fd, 0, token)).is_ok_and(|errnos| errnos.contains(&0))
+    }
+
+    fn user(&self, flags: Flags, fflags: u32) -> io::Result<()> {
+        let (filter, udata) = (bsd::EVFILT_USER, NOTIFY_TOKEN as _);
+        succeed(self.change([bsd::kevent { filter, flags, fflags, udata, ..BLANK }])?[0])
+    }
+
+    /// Makes `changes`, each of which has a result of its own: an errno, or 0.
+    fn change<const N: usize>(&self, mut changes: [bsd::kevent; N]) -> io::Result<[i32; N]> {
+        for change in &mut changes {
+            change.flags |= bsd::EV_RECEIPT;
+        }
+        let (list, now) = (changes.as_mut_ptr(), super::timespec(Duration::ZERO));
+        // SAFETY: `list` is valid for N events, and `now` for reads, through the call; a receipt takes the place of a
+        // change that has been read.
+        check(unsafe { bsd::kevent(self.kqueue.as_raw_fd(), list, N as _, list, N as _, &now) })?;
+        Ok(changes.map(|receipt| receipt.data as i32))
+    }
+
+    pub fn wait(
+        &self,
+        raw: &mut RawEvents,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        let n = match wait(self.kqueue.as_raw_fd(), &mut raw.0, timeout) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
+            Err(e) => return Err(e),
+        };
+        for event in &raw.0[..n] {
+            let token = event.udata as u64;
+            if let (NOTIFY_TOKEN, Some(notifier)) = (token, &self.notifier) {
+                notifier.drain();
+            }
+            events.push(Event { token, ready: ready(event) });
+        }
+        Ok(())
+    }
+
+    pub fn notify(&self) {
+        match &self.notifier {
+            Some(notifier) => notifier.notify(),
+            // It changes what is there and needs no memory: it does not fail.
+            None => drop(self.user(0, bsd::NOTE_TRIGGER)),
+        }
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.kqueue.as_fd()
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            // SAFETY: nobody uses it after this. In a child of fork it is never dropped: there is no such descriptor, and
+            // the number may be another file's.
+            unsafe { ManuallyDrop::drop(&mut self.kqueue) };
+        }
+    }
+}
+
+/// A change to both filters of `fd`. In this order: libkqueue forgets EPOLLRDHUP when another filter joins the reading
+/// one.
+fn both(fd: RawFd, flags: Flags, token: u64) -> [bsd::kevent; 2] {
+    let (ident, udata) = (fd as _, token as _);
+    [bsd::EVFILT_WRITE, bsd::EVFILT_READ].map(|filter| bsd::kevent { ident, filter, flags, udata, ..BLANK })
+}
+
+fn succeed(errno: i32) -> io::Result<()> {
+    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
+}
+
+fn ready(event: &bsd::kevent) -> Ready {
+    let eof = event.flags & bsd::EV_EOF != 0;
+    let mut ready = match event.filter {
+        // Our own shutdown sets EOF here too, so it says nothing of the peer.
+        bsd::EVFILT_WRITE => Ready::WRITABLE,
+        // No word of an urgent mark: any read may stop at one.
+        bsd::EVFILT_READ if eof => Ready::READABLE | Ready::PRIORITY | Ready::READ_CLOSED,
+        bsd::EVFILT_READ => Ready::READABLE | Ready::PRIORITY,
+        _ => Ready::READABLE,
+    };
+    if event.flags & bsd::EV_ERROR != 0 || eof && event.fflags != 0 {
+        ready |= Ready::ERROR | Ready::READABLE | Ready::WRITABLE;
+    }
+    ready
+}
+
+fn wait(kqueue: RawFd, buf: &mut [bsd::kevent], timeout: Option<Duration>) -> io::Result<usize> {
+    let spec = timeout.map(super::timespec);
+    let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: there are no changes; `buf` is valid for `buf.len()` events, and the kernel writes no more than that;
+    // `spec` is null or lives through the call.
+    let n =
+        check(unsafe { bsd::kevent(kqueue, std::ptr::null(), 0, buf.as_mut_ptr(), buf.len() as _, spec) })?
+            as usize;
+    if cfg!(wakewheel_libkqueue) {
+        // It has room for 512, and loses what epoll had beyond that.
+        let both = |pair: &[bsd::kevent]| pair[0].ident == pair[1].ident;
+        assert!(
+            n < 512 || !buf[..n].windows(2).any(both),
+            "libkqueue loses events: too many descriptors are ready"
+        );
+    }
+    Ok(n)
+}

@@ -1,0 +1,281 @@
+//! poll(2): every Unix has it. The one that has to be told each time somebody starts to wait.
+//!
+//! It passes for edge-triggered: [`Poller::arm`] says what is waited for, and the event that answers takes it away
+//! again. A descriptor with nothing armed is left out of the call, because poll(2) would report its hang-up unasked,
+//! again and again.
+//!
+//! The kernel sees a copy of the set, so that other threads can change the set meanwhile. A change that the copy
+//! must follow interrupts the call, and it starts again; no event is reported that the set does not back any more.
+
+use super::notifier::Notifier;
+use super::{Event, NOTIFY_TOKEN, Ready};
+use crate::sync::{Mutex, MutexGuard, lock};
+use libc::{c_int, c_short};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct Poller {
+    set: Mutex<Set>,
+    notifier: Notifier,
+    /// Somebody has notified since the notifier was drained: the next one need not write.
+    notified: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Set {
+    members: HashMap<RawFd, Member>,
+    /// A thread is in poll(2) with a copy of the set, and nobody has told it that the copy is old.
+    asleep: bool,
+}
+
+#[derive(Debug)]
+struct Member {
+    token: u64,
+    armed: Ready,
+    file: FileId,
+}
+
+/// Tells two files apart that had the same descriptor: device and inode. (Not an eventfd from another.)
+type FileId = (libc::dev_t, libc::ino_t);
+
+/// What the kernel is asked: the notifier, and the armed members with their tokens at that time.
+#[derive(Default)]
+pub(crate) struct RawEvents {
+    fds: Vec<libc::pollfd>,
+    tokens: Vec<u64>,
+}
+
+impl std::fmt::Debug for RawEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RawEvents")
+    }
+}
+
+impl Poller {
+    pub fn new() -> io::Result<Poller> {
+        Ok(Poller { set: Mutex::default(), notifier: Notifier::new()?, notified: AtomicBool::new(false) })
+    }
+
+    pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        let member = Member { token, armed: Ready::default(), file: file(fd)? };
+        match lock(&self.set).members.entry(fd) {
+            Entry::Vacant(place) => {
+                place.insert(member);
+            }
+            Entry::Occupied(place) if place.get().file == member.file => {
+                return Err(io::Error::from_raw_os_error(libc::EEXIST));
+            }
+            // Its file was closed behind our back. The kernel's own selectors have forgotten it by now.
+            Entry::Occupied(mut place) => {
+                place.insert(member);
+            }
+        }
+        Ok(())
+    }
+
+    pub fn arm(&self, fd: RawFd, token: u64, interest: Ready) {
+        let mut set = lock(&self.set);
+        if let Some(member) = set.members.get_mut(&fd).filter(|m| m.token == token) {
+            if !member.armed.contains(interest) {
+                member.armed |= interest;
+                self.changed(set);
+            }
+        }
+    }
+
+    pub fn delete(&self, fd: RawFd) -> io::Result<()> {
+        let mut set = lock(&self.set);
+        let member = set.members.remove(&fd).ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
+        // The call holds on to the file: a close would not reach the peer before it ends.
+        if member.armed != Ready::default() {
+            self.changed(set);
+        }
+        Ok(())
+    }
+
+    pub fn holds(&self, fd: RawFd, token: u64) -> bool {
+        let set = lock(&self.set);
+        set.members.get(&fd).is_some_and(|m| m.token == token && file(fd).is_ok_and(|file| file == m.file))
+    }
+
+    /// Interrupts a thread that waits with a copy of what the set was before.
+    fn changed(&self, mut set: MutexGuard<'_, Set>) {
+        let asleep = std::mem::take(&mut set.asleep);
+        drop(set);
+        if asleep {
+            self.notifier.notify();
+        }
+    }
+
+    pub fn wait(
+        &self,
+        raw: &mut RawEvents,
+        events: &mut Vec<Event>,
+        timeout: Option<Duration>,
+    ) -> io::Result<()> {
+        let start = Instant::now();
+        let mut left = timeout;
+        loop {
+            self.ask(raw, left != Some(Duration::ZERO));
+            let answers = wait(&mut raw.fds, left);
+            self.answer(raw, *answers.as_ref().unwrap_or(&0), events);
+            match answers {
+                Ok(n) if n > 0 && events.is_empty() => {}
+                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+                _ => return Ok(()),
+            }
+            left = timeout.map(|time| time.saturating_sub(start.elapsed()));
+        }
+    }
+
+    /// Copies what is armed.
+    fn ask(&self, raw: &mut RawEvents, sleep: bool) {
+        let pollfd = |fd, interest| libc::pollfd { fd, events: mask(interest), revents: 0 };
+        raw.fds.clear();
+        raw.fds.push(pollfd(self.notifier.as_fd().as_raw_fd(), Ready::READABLE));
+        raw.tokens.clear();
+        let mut set = lock(&self.set);
+        debug_assert!(!set.asleep, "two threads wait in one poller");
+        for (&fd, member) in set.members.iter().filter(|(_, m)| m.armed != Ready::default()) {
+            raw.fds.push(pollfd(fd, member.armed));
+            raw.tokens.push(member.token);
+        }
+        set.asleep = sleep;
+    }
+
+    /// Turns the `n` answers into events, as far as the set still wants them, and disarms what they were for.
+    fn answer(&self, raw: &RawEvents, n: usize, events: &mut Vec<Event>) {
+        let mut set = lock(&self.set);
+        set.asleep = false;
+        if n == 0 {
+            return;
+        }
+        if raw.fds[0].revents != 0 {
+            // In this order: who finds `notified` set has not written, and relies on its being seen here.
+            self.notifier.drain();
+            if self.notified.swap(false, Ordering::AcqRel) {
+                events.push(Event { token: NOTIFY_TOKEN, ready: Ready::READABLE });
+            }
+        }
+        for (one, &token) in raw.fds[1..].iter().zip(&raw.tokens).filter(|(one, _)| one.revents != 0) {
+            let member =
+                set.members.get_mut(&one.fd).filter(|m| m.token == token && m.armed != Ready::default());
+            let Some(member) = member else { continue };
+            let ready = ready(one.revents);
+            // These come whatever was asked for.
+            let unasked = ready.intersects(Ready::HANGUP | Ready::ERROR);
+            member.armed = Ready(if unasked { 0 } else { member.armed.0 & !ready.0 });
+            events.push(Event { token, ready });
+        }
+    }
+
+    pub fn notify(&self) {
+        if !self.notified.swap(true, Ordering::AcqRel) {
+            self.notifier.notify();
+        }
+    }
+}
+
+impl AsFd for Poller {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.notifier.as_fd()
+    }
+}
+
+/// The file behind `fd`, if it is one to wait for. A regular file is not, nor a directory, and the error is epoll's:
+/// they are always ready.
+pub(crate) fn file(fd: RawFd) -> io::Result<FileId> {
+    // SAFETY: all zeroes is a stat: it is made of integers.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is valid for writes through the call.
+    super::check(unsafe { libc::fstat(fd, &mut stat) })?;
+    match stat.st_mode & libc::S_IFMT {
+        libc::S_IFREG | libc::S_IFDIR => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        _ => Ok((stat.st_dev, stat.st_ino)),
+    }
+}
+
+/// Where there is no word for "the peer has shut down its writing side" we hear of the full hang-up only.
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "illumos"))]
+const POLLRDHUP: c_short = libc::POLLRDHUP;
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "illumos")))]
+const POLLRDHUP: c_short = 0;
+
+/// No POLLPRI: whoever is armed again is told again of what a read left behind at an urgent mark.
+pub(crate) fn mask(interest: Ready) -> c_short {
+    let mut events = 0;
+    for (bit, mask) in
+        [(Ready::READABLE, libc::POLLIN), (Ready::WRITABLE, libc::POLLOUT), (Ready::READ_CLOSED, POLLRDHUP)]
+    {
+        if interest.contains(bit) {
+            events |= mask;
+        }
+    }
+    events
+}
+
+pub(crate) fn ready(revents: c_short) -> Ready {
+    let mut ready = Ready::default();
+    for (mask, bits) in [
+        (libc::POLLIN, Ready::READABLE),
+        (libc::POLLOUT, Ready::WRITABLE),
+        (POLLRDHUP, Ready::READ_CLOSED | Ready::READABLE),
+        (libc::POLLHUP, Ready::HANGUP | Ready::READ_CLOSED | Ready::READABLE | Ready::WRITABLE),
+        // POLLNVAL: closed behind our back.
+        (libc::POLLERR | libc::POLLNVAL, Ready::ERROR | Ready::READABLE | Ready::WRITABLE),
+    ] {
+        if revents & mask != 0 {
+            ready |= bits;
+        }
+    }
+    ready
+}
+
+/// A wait in nanoseconds.
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
+    #[cfg(target_os = "netbsd")]
+    use libc::pollts as ppoll;
+    #[cfg(not(target_os = "netbsd"))]
+    use libc::ppoll;
+    let spec = timeout.map(super::timespec);
+    let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `fds` is valid for `fds.len()` entries, and `spec`, if it is not null, for the call; no signal mask.
+    super::check(unsafe { ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, spec, std::ptr::null()) })
+        .map(|n| n as usize)
+}
+
+/// A wait in milliseconds, rounded up.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<usize> {
+    // SAFETY: `fds` is valid for `fds.len()` entries.
+    super::check(unsafe {
+        libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout.map_or(-1, ms_rounded_up))
+    })
+    .map(|n| n as usize)
+}
+
+/// For the calls that count in milliseconds. Up, or else the last millisecond of every wait would be a busy one.
+#[allow(dead_code, reason = "not where every call counts in nanoseconds")]
+pub(crate) fn ms_rounded_up(time: Duration) -> c_int {
+    c_int::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(c_int::MAX)
+}

@@ -1,0 +1,1213 @@
+//! Sockets: what the kernel does with one, a function per question, and the options that a user sets.
+//!
+//! Every descriptor made here is non-blocking and close-on-exec, no operation raises SIGPIPE, and an interrupted
+//! one is repeated. `WouldBlock` is an ordinary answer: who waits for readiness, and how, is the business of the
+//! floors above, which are the callers.
+
+use super::addr::SockAddr;
+use super::check;
+use libc::{c_int, socklen_t};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr;
+use std::time::Duration;
+
+// ---- Making them ----
+
+/// Where the kernel makes a descriptor non-blocking and close-on-exec in the call that creates it.
+#[cfg(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+mod born {
+    pub const FLAGS: libc::c_int = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+
+    /// As accept(2).
+    pub unsafe fn accept(
+        fd: libc::c_int,
+        addr: *mut libc::sockaddr,
+        len: *mut libc::socklen_t,
+    ) -> libc::c_int {
+        // SAFETY: the pointers are as accept(2) wants them, says the caller.
+        unsafe { libc::accept4(fd, addr, len, FLAGS) }
+    }
+}
+
+/// Where it does not, and [`prepare`] has to.
+#[cfg(not(any(
+    target_os = "linux",
+    target_os = "android",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+)))]
+mod born {
+    pub const FLAGS: libc::c_int = 0;
+    pub use libc::accept;
+}
+
+/// A socket of an address family (`AF_INET`) and a kind (`SOCK_STREAM`).
+pub(crate) fn new(domain: c_int, kind: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers; a descriptor that socket returns is ours alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(check(libc::socket(domain, kind | born::FLAGS, 0))?) };
+    prepare(&fd)?;
+    silence(&fd)?;
+    Ok(fd)
+}
+
+/// Two Unix sockets of a kind, connected to each other.
+pub(crate) fn pair(kind: c_int) -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds = [0; 2];
+    // SAFETY: `fds` has room for the two descriptors, which are ours alone.
+    let (a, b) = unsafe {
+        check(libc::socketpair(libc::AF_UNIX, kind | born::FLAGS, 0, fds.as_mut_ptr()))?;
+        (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]))
+    };
+    for fd in [&a, &b] {
+        prepare(fd)?;
+        silence(fd)?;
+    }
+    Ok((a, b))
+}
+
+/// Makes a new descriptor non-blocking and close-on-exec where it was not born so.
+#[inline]
+fn prepare(fd: &OwnedFd) -> io::Result<()> {
+    if born::FLAGS == 0 {
+        set_nonblocking(fd.as_fd(), true)?;
+        set_cloexec(fd.as_fd())?;
+    }
+    Ok(())
+}
+
+/// Apple's systems did without `MSG_NOSIGNAL` for long; they have an option, which accepted sockets inherit.
+fn silence(fd: &OwnedFd) -> io::Result<()> {
+    #[cfg(target_vendor = "apple")]
+    set_option::<c_int>(fd.as_fd(), libc::SOL_SOCKET, libc::SO_NOSIGPIPE, 1)?;
+    let _ = fd;
+    Ok(())
+}
+
+/// Sets or clears `O_NONBLOCK`; one system call if it is as it should be, two if not.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    // SAFETY: no pointers.
+    let old = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    let new = if on { old | libc::O_NONBLOCK } else { old & !libc::O_NONBLOCK };
+    if new != old {
+        // SAFETY: no pointers.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, new) })?;
+    }
+    Ok(())
+}
+
+/// A program that this process starts shall not have `fd`.
+pub(crate) fn set_cloexec(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFD, libc::FD_CLOEXEC) }).map(drop)
+}
+
+// ---- Addresses and connections ----
+
+pub(crate) fn bind(fd: BorrowedFd<'_>, addr: &SockAddr) -> io::Result<()> {
+    // SAFETY: `addr` is valid for reads of its length.
+    check(unsafe { libc::bind(fd.as_raw_fd(), addr.as_ptr(), addr.len()) }).map(drop)
+}
+
+pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// How far [`connect`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Connect {
+    Done,
+    /// When the socket is writable, [`finish_connect`] tells the outcome.
+    InProgress,
+}
+
+/// Begins to connect. `WouldBlock` is a Unix listener whose backlog is full: nothing has begun, and no event will
+/// tell when there is room; to be tried again later.
+pub(crate) fn connect(fd: BorrowedFd<'_>, addr: &SockAddr) -> io::Result<Connect> {
+    // SAFETY: `addr` is valid for reads of its length.
+    let result = check(unsafe { libc::connect(fd.as_raw_fd(), addr.as_ptr(), addr.len()) });
+    match result {
+        Ok(_) => Ok(Connect::Done),
+        Err(e) => match e.raw_os_error() {
+            // An interrupted connect goes on by itself: a second call would be told EALREADY.
+            Some(libc::EINPROGRESS | libc::EINTR) => Ok(Connect::InProgress),
+            _ => Err(e),
+        },
+    }
+}
+
+/// The outcome of a [`connect`] that was in progress; `WouldBlock` if it still is (the wake-up was spurious).
+pub(crate) fn finish_connect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    if let Some(e) = take_error(fd)? {
+        return Err(e);
+    }
+    match peer_addr(fd) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotConnected => Err(io::ErrorKind::WouldBlock.into()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The next connection of a listener, and the peer's address. `WouldBlock`: there is none.
+#[inline]
+pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
+    loop {
+        match accept_one(fd) {
+            // That one was given up by its peer while it waited. It has left the queue, so this ends with the queue.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ECONNABORTED | libc::EPROTO | libc::EINTR)) => {}
+            result => return result,
+        }
+    }
+}
+
+#[inline]
+fn accept_one(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, SockAddr)> {
+    // SAFETY: accept fills the address as `fill` asks for; the descriptor that it returns is ours alone.
+    let (fd, addr) = unsafe {
+        SockAddr::fill(|addr, len| {
+            check(born::accept(fd.as_raw_fd(), addr, len)).map(|fd| OwnedFd::from_raw_fd(fd))
+        })?
+    };
+    if cfg!(target_vendor = "apple") && addr.len() == 0 {
+        // Another way to say it: the peer has gone, and its address with it.
+        return Err(io::Error::from_raw_os_error(libc::ECONNABORTED));
+    }
+    prepare(&fd)?;
+    Ok((fd, addr))
+}
+
+/// Is this accept's way to say that the process or the system has no room for another descriptor? The connection is
+/// still in the queue then, and no event will tell when there is room.
+pub(crate) fn is_exhausted(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+pub(crate) fn local_addr(fd: BorrowedFd<'_>) -> io::Result<SockAddr> {
+    // SAFETY: getsockname fills the address as `fill` asks for.
+    let result = unsafe { SockAddr::fill(|addr, len| check(libc::getsockname(fd.as_raw_fd(), addr, len))) };
+    result.map(|(_, addr)| addr)
+}
+
+pub(crate) fn peer_addr(fd: BorrowedFd<'_>) -> io::Result<SockAddr> {
+    // SAFETY: getpeername fills the address as `fill` asks for.
+    let result = unsafe { SockAddr::fill(|addr, len| check(libc::getpeername(fd.as_raw_fd(), addr, len))) };
+    result.map(|(_, addr)| addr)
+}
+
+pub(crate) fn shutdown(fd: BorrowedFd<'_>, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(fd.as_raw_fd(), how) }).map(drop)
+}
+
+// ---- Data ----
+
+/// At most so many slices go into one vectored call, here and in every kernel.
+const SLICES_MAX: usize = 1024;
+
+/// What a system call has transferred. An interrupted call is repeated.
+#[inline]
+fn transfer(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
+    loop {
+        let n = call();
+        if n >= 0 {
+            return Ok(n as usize);
+        }
+        let e = io::Error::last_os_error();
+        if e.raw_os_error() != Some(libc::EINTR) {
+            return Err(e);
+        }
+    }
+}
+
+/// `flags`: 0, or `MSG_PEEK`, or another of the system's.
+#[inline]
+pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8], flags: c_int) -> io::Result<usize> {
+    // SAFETY: `buf` is valid for writes of its length.
+    transfer(|| unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), flags) })
+}
+
+#[inline]
+pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
+    // SAFETY: `buf` is valid for reads of its length.
+    transfer(|| unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
+}
+
+/// Fills the first [`SLICES_MAX`] of `bufs`, in order.
+#[inline]
+pub(crate) fn recv_vectored(fd: BorrowedFd<'_>, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let mut message = message(bufs.as_mut_ptr().cast(), bufs.len());
+    // SAFETY: an IoSliceMut is an iovec, of memory that is valid for writes.
+    transfer(|| unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })
+}
+
+/// Sends from the first [`SLICES_MAX`] of `bufs`, in order.
+#[inline]
+pub(crate) fn send_vectored(fd: BorrowedFd<'_>, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+    let message = message(bufs.as_ptr().cast_mut().cast(), bufs.len());
+    // SAFETY: an IoSlice is an iovec, of memory that is valid for reads, which is all that sendmsg does.
+    transfer(|| unsafe { libc::sendmsg(fd.as_raw_fd(), &message, libc::MSG_NOSIGNAL) })
+}
+
+/// A message of so many slices, with neither address nor control data.
+#[inline]
+fn message(slices: *mut libc::iovec, count: usize) -> libc::msghdr {
+    // SAFETY: zeros are a value of each of its fields, which are numbers and pointers.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = slices;
+    message.msg_iovlen = count.min(SLICES_MAX) as _;
+    message
+}
+
+/// Receives a datagram and the address of its sender. Flags as in [`recv`].
+#[inline]
+pub(crate) fn recv_from(fd: BorrowedFd<'_>, buf: &mut [u8], flags: c_int) -> io::Result<(usize, SockAddr)> {
+    let (to, room) = (buf.as_mut_ptr().cast(), buf.len());
+    // SAFETY: `buf` is valid for writes of its length, and recvfrom fills the address as `fill` asks for; when it is
+    // interrupted, it writes nothing.
+    unsafe {
+        SockAddr::fill(|addr, len| transfer(|| libc::recvfrom(fd.as_raw_fd(), to, room, flags, addr, len)))
+    }
+}
+
+#[inline]
+pub(crate) fn send_to(fd: BorrowedFd<'_>, buf: &[u8], addr: &SockAddr) -> io::Result<usize> {
+    let (from, len, flags) = (buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL);
+    // SAFETY: `buf` and `addr` are valid for reads of their lengths.
+    transfer(|| unsafe { libc::sendto(fd.as_raw_fd(), from, len, flags, addr.as_ptr(), addr.len()) })
+}
+
+// ---- Descriptors over Unix sockets ----
+
+/// As many descriptors as go with one message: Linux's limit, which the others have room for.
+pub(crate) const FDS_PER_MESSAGE_MAX: usize = 253;
+
+/// As much control data as a message can have: the BSDs' limit, which Linux's 253 descriptors fit into. With less
+/// room, what the kernel cuts off stays open, nameless, on some systems.
+const CONTROL_BYTES_MAX: usize = 2048;
+
+/// Room for control messages, aligned for their headers.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES_MAX]);
+
+const _: () = assert!(align_of::<Control>() >= align_of::<libc::cmsghdr>());
+// SAFETY: CMSG_SPACE computes from its argument alone.
+const _: () =
+    assert!(unsafe { libc::CMSG_SPACE(fds_bytes(FDS_PER_MESSAGE_MAX)) } as usize <= CONTROL_BYTES_MAX);
+
+/// The size of so many descriptors in a control message.
+const fn fds_bytes(count: usize) -> libc::c_uint {
+    (count * size_of::<c_int>()) as libc::c_uint
+}
+
+/// Sends data and, with its first byte, copies of descriptors; `Ok` means that all of these went, whatever the
+/// count of bytes.
+///
+/// Errors: `InvalidInput` for more than [`FDS_PER_MESSAGE_MAX`], and for descriptors without a byte to go with.
+pub(crate) fn send_fds(fd: BorrowedFd<'_>, buf: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    if fds.is_empty() {
+        return send(fd, buf);
+    }
+    let count = fds.len();
+    if count > FDS_PER_MESSAGE_MAX {
+        let text = format!("{count} descriptors in one message: the limit is {FDS_PER_MESSAGE_MAX}");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    if buf.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "descriptors go with data: send at least one byte",
+        ));
+    }
+    let slice = IoSlice::new(buf);
+    let mut message = message((&raw const slice).cast_mut().cast(), 1);
+    let mut control = Control([0; CONTROL_BYTES_MAX]);
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: `control` has room for a header and `count` descriptors (see the assertion above) and is aligned for
+    // the header; the descriptors behind it are written with no alignment in mind, from a slice of as many numbers
+    // (a BorrowedFd is one). sendmsg reads what was written, and the slice, which is an iovec.
+    unsafe {
+        message.msg_controllen = libc::CMSG_SPACE(fds_bytes(count)) as _;
+        let header = libc::CMSG_FIRSTHDR(&message);
+        (*header).cmsg_level = libc::SOL_SOCKET;
+        (*header).cmsg_type = libc::SCM_RIGHTS;
+        (*header).cmsg_len = libc::CMSG_LEN(fds_bytes(count)) as _;
+        ptr::copy_nonoverlapping(fds.as_ptr().cast(), libc::CMSG_DATA(header), fds_bytes(count) as usize);
+        transfer(|| libc::sendmsg(fd.as_raw_fd(), &message, libc::MSG_NOSIGNAL))
+    }
+}
+
+/// Close-on-exec from the first moment, where there is such a thing.
+#[cfg(not(target_vendor = "apple"))]
+const RECV_FDS_FLAGS: c_int = libc::MSG_CMSG_CLOEXEC;
+#[cfg(target_vendor = "apple")]
+const RECV_FDS_FLAGS: c_int = 0;
+
+/// Receives data and the descriptors that came with it, at most `max`. They are close-on-exec.
+///
+/// Errors: `InvalidData` if more came than `max`, or if the kernel dropped some because the process may not have
+/// more. All of them are closed then, and the data is lost.
+pub(crate) fn recv_fds(fd: BorrowedFd<'_>, buf: &mut [u8], max: usize) -> io::Result<(usize, Vec<OwnedFd>)> {
+    recv_fds_into(&mut Control([0; CONTROL_BYTES_MAX]).0, fd, buf, max)
+}
+
+/// With room of the caller's, which has the alignment of a [`Control`]: a test wants less of it.
+fn recv_fds_into(
+    control: &mut [u8],
+    fd: BorrowedFd<'_>,
+    buf: &mut [u8],
+    max: usize,
+) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut slice = IoSliceMut::new(buf);
+    let mut message = message((&raw mut slice).cast(), 1);
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = control.len() as _;
+    // SAFETY: the slice is an iovec, of memory that is valid for writes, and so is `control`.
+    let n = transfer(|| unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, RECV_FDS_FLAGS) })?;
+    // SAFETY: recvmsg has just filled this message in.
+    let fds = unsafe { take_fds(&message) };
+    if fds.len() > max || message.msg_flags & libc::MSG_CTRUNC != 0 {
+        let came = fds.len();
+        let text = if came > max {
+            format!("{came} descriptors came with a message, at most {max} were expected: all are closed")
+        } else {
+            format!(
+                "descriptors of a message were lost for want of room (RLIMIT_NOFILE?): the other {came} are closed"
+            )
+        };
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    if RECV_FDS_FLAGS == 0 {
+        for fd in &fds {
+            set_cloexec(fd.as_fd())?;
+        }
+    }
+    Ok((n, fds))
+}
+
+/// The descriptors among the control data of a message.
+///
+/// # Safety
+///
+/// `message` is as recvmsg has left it, its control data is there, and nobody has taken the descriptors yet.
+unsafe fn take_fds(message: &libc::msghdr) -> Vec<OwnedFd> {
+    let end = message.msg_control.cast::<u8>().wrapping_add(message.msg_controllen as _);
+    let mut fds = Vec::new();
+    // SAFETY: the headers are walked as the system's own macros do it. Some systems leave the length of a message that
+    // they cut as it was: what is read ends where the control data ends. A received descriptor is ours alone.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while !header.is_null() {
+            if ((*header).cmsg_level, (*header).cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let data = libc::CMSG_DATA(header);
+                let len = ((*header).cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let count = len.min((end as usize).saturating_sub(data as usize)) / size_of::<c_int>();
+                let numbers = data.cast::<c_int>();
+                fds.extend((0..count).map(|i| OwnedFd::from_raw_fd(numbers.add(i).read_unaligned())));
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+    fds
+}
+
+// ---- Options ----
+
+/// The error that waits on the socket, if any; it is cleared.
+pub(crate) fn take_error(fd: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    let error: c_int = get_option(fd, libc::SOL_SOCKET, libc::SO_ERROR)?;
+    Ok((error != 0).then(|| io::Error::from_raw_os_error(error)))
+}
+
+/// The address family.
+pub(crate) fn domain(fd: BorrowedFd<'_>) -> io::Result<c_int> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return get_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN);
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return local_addr(fd).map(|addr| addr.family());
+}
+
+/// Is this TCP over IPv4 or IPv6, and not another stream (SCTP, MPTCP), or no socket at all?
+pub(crate) fn is_tcp(fd: BorrowedFd<'_>) -> bool {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if get_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL).ok() != Some(libc::IPPROTO_TCP) {
+        return false;
+    }
+    get_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_TYPE).ok() == Some(libc::SOCK_STREAM)
+        && matches!(domain(fd), Ok(libc::AF_INET | libc::AF_INET6))
+}
+
+pub(crate) fn reuse_address(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_flag(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR)
+}
+
+pub(crate) fn set_reuse_address(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_flag(fd, libc::SOL_SOCKET, libc::SO_REUSEADDR, on)
+}
+
+/// Several sockets may have one address and port. Linux, Android, FreeBSD and DragonFly share the connections or
+/// datagrams out among them; elsewhere one socket gets them all.
+pub(crate) fn set_reuse_port(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_flag(fd, libc::SOL_SOCKET, SO_REUSEPORT, on)
+}
+
+pub(crate) fn reuse_port(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_flag(fd, libc::SOL_SOCKET, SO_REUSEPORT)
+}
+
+/// FreeBSD has two of them, and this is the one that shares out.
+#[cfg(target_os = "freebsd")]
+const SO_REUSEPORT: c_int = libc::SO_REUSEPORT_LB;
+#[cfg(not(any(target_os = "freebsd", target_os = "illumos", target_os = "solaris")))]
+const SO_REUSEPORT: c_int = libc::SO_REUSEPORT;
+/// libc has no name for it here: no such option, says the kernel to this.
+#[cfg(any(target_os = "illumos", target_os = "solaris"))]
+const SO_REUSEPORT: c_int = -1;
+
+pub(crate) fn only_v6(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_flag(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)
+}
+
+/// Off, an IPv6 socket serves IPv4 as well. Before `bind`. OpenBSD has it always on.
+pub(crate) fn set_only_v6(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_flag(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, on)
+}
+
+pub(crate) fn broadcast(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_flag(fd, libc::SOL_SOCKET, libc::SO_BROADCAST)
+}
+
+pub(crate) fn set_broadcast(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_flag(fd, libc::SOL_SOCKET, libc::SO_BROADCAST, on)
+}
+
+pub(crate) fn nodelay(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_flag(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY)
+}
+
+pub(crate) fn set_nodelay(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_flag(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, on)
+}
+
+pub(crate) fn keepalive(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    get_flag(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE)
+}
+
+pub(crate) fn set_keepalive(fd: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    set_flag(fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE, on)
+}
+
+/// The options that say how a connection is kept alive. OpenBSD has none of them, only a setting of the whole system.
+#[cfg(not(target_os = "openbsd"))]
+mod keep {
+    use libc::c_int;
+    #[cfg(target_vendor = "apple")]
+    pub const IDLE: Option<c_int> = Some(libc::TCP_KEEPALIVE);
+    #[cfg(not(target_vendor = "apple"))]
+    pub const IDLE: Option<c_int> = Some(libc::TCP_KEEPIDLE);
+    pub const INTERVAL: Option<c_int> = Some(libc::TCP_KEEPINTVL);
+    pub const COUNT: Option<c_int> = Some(libc::TCP_KEEPCNT);
+}
+#[cfg(target_os = "openbsd")]
+mod keep {
+    use libc::c_int;
+    pub const IDLE: Option<c_int> = None;
+    pub const INTERVAL: Option<c_int> = None;
+    pub const COUNT: Option<c_int> = None;
+}
+
+fn get_keep(fd: BorrowedFd<'_>, name: Option<c_int>) -> io::Result<c_int> {
+    get_option(fd, libc::IPPROTO_TCP, name.ok_or_else(no_keep)?)
+}
+
+fn set_keep(fd: BorrowedFd<'_>, name: Option<c_int>, value: c_int) -> io::Result<()> {
+    set_option(fd, libc::IPPROTO_TCP, name.ok_or_else(no_keep)?, value)
+}
+
+fn no_keep() -> io::Error {
+    let text = "this system has no keep-alive times per socket, only for all (sysctl net.inet.tcp.keepidle, keepintvl)";
+    io::Error::new(io::ErrorKind::Unsupported, text)
+}
+
+/// How long a connection is silent before the first probe.
+pub(crate) fn keepalive_idle(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+    get_keep(fd, keep::IDLE).map(|secs| Duration::from_secs(secs as u64))
+}
+
+/// In whole seconds, rounded up, at least one.
+pub(crate) fn set_keepalive_idle(fd: BorrowedFd<'_>, idle: Duration) -> io::Result<()> {
+    set_keep(fd, keep::IDLE, whole_secs(idle).max(1))
+}
+
+/// The time from one unanswered probe to the next.
+pub(crate) fn keepalive_interval(fd: BorrowedFd<'_>) -> io::Result<Duration> {
+    get_keep(fd, keep::INTERVAL).map(|secs| Duration::from_secs(secs as u64))
+}
+
+/// In whole seconds, rounded up, at least one.
+pub(crate) fn set_keepalive_interval(fd: BorrowedFd<'_>, interval: Duration) -> io::Result<()> {
+    set_keep(fd, keep::INTERVAL, whole_secs(interval).max(1))
+}
+
+/// After so many unanswered probes the connection is lost.
+pub(crate) fn keepalive_count(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    get_keep(fd, keep::COUNT).map(|count| count as u32)
+}
+
+pub(crate) fn set_keepalive_count(fd: BorrowedFd<'_>, count: u32) -> io::Result<()> {
+    set_keep(fd, keep::COUNT, c_int::try_from(count).unwrap_or(c_int::MAX))
+}
+
+/// In bytes. Linux reports twice what was set: it counts its own bookkeeping.
+pub(crate) fn recv_buffer_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    get_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_RCVBUF).map(|bytes| bytes as usize)
+}
+
+/// A wish: the kernel has a least and a largest size.
+pub(crate) fn set_recv_buffer_size(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUF, bytes)
+}
+
+/// In bytes. Linux reports twice what was set: it counts its own bookkeeping.
+pub(crate) fn send_buffer_size(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    get_option::<c_int>(fd, libc::SOL_SOCKET, libc::SO_SNDBUF).map(|bytes| bytes as usize)
+}
+
+/// A wish: the kernel has a least and a largest size.
+pub(crate) fn set_send_buffer_size(fd: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let bytes = c_int::try_from(bytes).unwrap_or(c_int::MAX);
+    set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, bytes)
+}
+
+/// Apple's `SO_LINGER` counts clock ticks.
+#[cfg(target_vendor = "apple")]
+const SO_LINGER: c_int = libc::SO_LINGER_SEC;
+#[cfg(not(target_vendor = "apple"))]
+const SO_LINGER: c_int = libc::SO_LINGER;
+
+pub(crate) fn linger(fd: BorrowedFd<'_>) -> io::Result<Option<Duration>> {
+    let linger: libc::linger = get_option(fd, libc::SOL_SOCKET, SO_LINGER)?;
+    Ok((linger.l_onoff != 0).then(|| Duration::from_secs(linger.l_linger as u64)))
+}
+
+/// What becomes of unsent data at close: the kernel sends it on (`None`), or for so long, in whole seconds, rounded
+/// up; zero throws it away and resets the connection.
+pub(crate) fn set_linger(fd: BorrowedFd<'_>, time: Option<Duration>) -> io::Result<()> {
+    let l_linger = time.map_or(0, whole_secs);
+    set_option(
+        fd,
+        libc::SOL_SOCKET,
+        SO_LINGER,
+        libc::linger { l_onoff: c_int::from(time.is_some()), l_linger },
+    )
+}
+
+fn whole_secs(time: Duration) -> c_int {
+    let secs = time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0));
+    c_int::try_from(secs).unwrap_or(c_int::MAX)
+}
+
+/// # Safety
+///
+/// A plain C value: any bytes are one.
+unsafe trait OptionValue: Copy {}
+// SAFETY: a number.
+unsafe impl OptionValue for c_int {}
+// SAFETY: two numbers.
+unsafe impl OptionValue for libc::linger {}
+
+fn get_option<T: OptionValue>(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<T> {
+    let mut len = size_of::<T>() as socklen_t;
+    // SAFETY: `value` has room for `len` bytes, and whatever the kernel writes there, and the zeros that it leaves, are
+    // a value of `T`.
+    unsafe {
+        let mut value: T = mem::zeroed();
+        check(libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &mut len))?;
+        Ok(value)
+    }
+}
+
+fn set_option<T: OptionValue>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: T) -> io::Result<()> {
+    let len = size_of::<T>() as socklen_t;
+    // SAFETY: `value` is valid for reads of `len` bytes.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), len) }).map(drop)
+}
+
+/// The BSDs report a flag that is on by some bit of theirs, not by 1.
+fn get_flag(fd: BorrowedFd<'_>, level: c_int, name: c_int) -> io::Result<bool> {
+    get_option::<c_int>(fd, level, name).map(|value| value != 0)
+}
+
+fn set_flag(fd: BorrowedFd<'_>, level: c_int, name: c_int, on: bool) -> io::Result<()> {
+    set_option(fd, level, name, c_int::from(on))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+    use std::os::unix::net::UnixStream;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const LOCALHOSTS: [SocketAddr; 2] = [
+        SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+        SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+    ];
+
+    /// Those that this machine has.
+    fn localhosts() -> impl Iterator<Item = SocketAddr> {
+        LOCALHOSTS.into_iter().filter(|addr| addr.is_ipv4() || UdpSocket::bind(addr).is_ok())
+    }
+
+    fn family(addr: &SocketAddr) -> c_int {
+        if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+    }
+
+    /// A socket that is bound to a port of its own.
+    fn bound(addr: SocketAddr, kind: c_int) -> OwnedFd {
+        let fd = new(family(&addr), kind).unwrap();
+        bind(fd.as_fd(), &addr.into()).unwrap();
+        fd
+    }
+
+    fn listener(addr: SocketAddr) -> OwnedFd {
+        let fd = bound(addr, libc::SOCK_STREAM);
+        listen(fd.as_fd(), 128).unwrap();
+        fd
+    }
+
+    /// Two TCP sockets that are connected to each other.
+    fn tcp_pair(addr: SocketAddr) -> (OwnedFd, OwnedFd) {
+        let listener = listener(addr);
+        let client = new(family(&addr), libc::SOCK_STREAM).unwrap();
+        if connect(client.as_fd(), &local_addr(listener.as_fd()).unwrap()).unwrap() == Connect::InProgress {
+            wait(&client, libc::POLLOUT);
+            finish_connect(client.as_fd()).unwrap();
+        }
+        wait(&listener, libc::POLLIN);
+        let (server, from) = accept(listener.as_fd()).unwrap();
+        assert_eq!(from.inet().unwrap(), local_addr(client.as_fd()).unwrap().inet().unwrap());
+        (client, server)
+    }
+
+    /// Blocks until `fd` is ready, or the test has failed.
+    fn wait(fd: &impl AsRawFd, events: libc::c_short) {
+        let mut one = libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 };
+        // SAFETY: `one` is a valid array of one pollfd for the whole call.
+        assert_eq!(check(unsafe { libc::poll(&mut one, 1, 10_000) }).unwrap(), 1, "not ready in ten seconds");
+    }
+
+    fn is_nonblocking(fd: &OwnedFd) -> bool {
+        // SAFETY: no pointers.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }).unwrap() & libc::O_NONBLOCK != 0
+    }
+
+    fn is_cloexec(fd: &OwnedFd) -> bool {
+        // SAFETY: no pointers.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) }).unwrap() & libc::FD_CLOEXEC != 0
+    }
+
+    fn kind_of<T: std::fmt::Debug>(result: io::Result<T>) -> io::ErrorKind {
+        result.unwrap_err().kind()
+    }
+
+    /// A path in the temporary directory that nothing else has; the file goes with it.
+    struct TempPath(PathBuf);
+
+    impl TempPath {
+        fn new() -> TempPath {
+            static COUNT: AtomicUsize = AtomicUsize::new(0);
+            let name = format!("wakewheel-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            TempPath(std::env::temp_dir().join(name))
+        }
+    }
+
+    impl Drop for TempPath {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    #[test]
+    fn every_new_descriptor_is_nonblocking_and_close_on_exec() {
+        let (client, server) = tcp_pair(LOCALHOSTS[0]);
+        let (a, b) = pair(libc::SOCK_DGRAM).unwrap();
+        for fd in [client, server, a, b] {
+            assert!(is_nonblocking(&fd));
+            assert!(is_cloexec(&fd));
+        }
+    }
+
+    #[test]
+    fn nonblocking_is_set_and_cleared() {
+        let (a, _b) = pair(libc::SOCK_STREAM).unwrap();
+        for on in [true, false, false, true] {
+            set_nonblocking(a.as_fd(), on).unwrap();
+            assert_eq!(is_nonblocking(&a), on);
+        }
+    }
+
+    #[test]
+    fn connect_accept_and_data_over_tcp() {
+        for addr in localhosts() {
+            let (client, server) = tcp_pair(addr);
+            assert_eq!(peer_addr(client.as_fd()).unwrap().inet().unwrap().ip(), addr.ip());
+
+            let mut buf = [0; 16];
+            assert_eq!(kind_of(recv(server.as_fd(), &mut buf, 0)), io::ErrorKind::WouldBlock);
+            assert_eq!(send(client.as_fd(), b"ping").unwrap(), 4);
+            wait(&server, libc::POLLIN);
+            assert_eq!(recv(server.as_fd(), &mut buf, libc::MSG_PEEK).unwrap(), 4);
+            assert_eq!(recv(server.as_fd(), &mut buf, 0).unwrap(), 4);
+            assert_eq!(&buf[..4], b"ping");
+
+            shutdown(client.as_fd(), Shutdown::Write).unwrap();
+            wait(&server, libc::POLLIN);
+            assert_eq!(recv(server.as_fd(), &mut buf, 0).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_would_block() {
+        let listener = listener(LOCALHOSTS[0]);
+        assert_eq!(kind_of(accept(listener.as_fd())), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_connection_that_was_reset_in_the_queue_does_not_fail_the_listener() {
+        let listener = listener(LOCALHOSTS[0]);
+        let addr = local_addr(listener.as_fd()).unwrap();
+        let connected = || {
+            let client = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+            let _ = connect(client.as_fd(), &addr).unwrap();
+            wait(&client, libc::POLLOUT);
+            client
+        };
+        let reset = connected();
+        set_linger(reset.as_fd(), Some(Duration::ZERO)).unwrap();
+        drop(reset);
+        let alive = local_addr(connected().as_fd()).unwrap().inet().unwrap();
+        // Systems differ in whether the first one is still handed out.
+        wait(&listener, libc::POLLIN);
+        while accept(listener.as_fd()).unwrap().1.inet().unwrap() != alive {}
+    }
+
+    #[test]
+    fn a_refused_connection_is_an_error() {
+        for addr in localhosts() {
+            // Bound but not listening: nobody else can listen there.
+            let closed = bound(addr, libc::SOCK_STREAM);
+            let client = new(family(&addr), libc::SOCK_STREAM).unwrap();
+            let result = connect(client.as_fd(), &local_addr(closed.as_fd()).unwrap()).and_then(|_| {
+                wait(&client, libc::POLLOUT);
+                finish_connect(client.as_fd())
+            });
+            assert_eq!(kind_of(result), io::ErrorKind::ConnectionRefused);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_is_not_there_yet_would_block() {
+        let client = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        assert_eq!(kind_of(finish_connect(client.as_fd())), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_full_unix_backlog_would_block() {
+        let path = TempPath::new();
+        let addr = SockAddr::unix_path(&path.0).unwrap();
+        let listener = new(libc::AF_UNIX, libc::SOCK_STREAM).unwrap();
+        bind(listener.as_fd(), &addr).unwrap();
+        listen(listener.as_fd(), 1).unwrap();
+
+        let attempt = || {
+            let client = new(libc::AF_UNIX, libc::SOCK_STREAM).unwrap();
+            connect(client.as_fd(), &addr).map(|state| (client, state))
+        };
+        let mut clients = Vec::new();
+        let error = loop {
+            match attempt() {
+                Ok((client, state)) => {
+                    assert_eq!(state, Connect::Done);
+                    clients.push(client);
+                }
+                Err(e) => break e,
+            }
+        };
+        // The BSDs refuse; Linux asks to try again, which is worth a try once there is room.
+        if cfg!(any(target_os = "linux", target_os = "android")) {
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+            let (_server, from) = accept(listener.as_fd()).unwrap();
+            assert!(from.unix().unwrap().is_unnamed());
+            assert_eq!(attempt().unwrap().1, Connect::Done);
+        }
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn a_closed_peer_is_an_error_and_not_a_signal() {
+        let signals = |what: unsafe extern "C" fn(*mut libc::sigset_t) -> c_int| {
+            // SAFETY: zeros are a set of signals, which `what` changes.
+            unsafe {
+                let mut set: libc::sigset_t = mem::zeroed();
+                what(&mut set);
+                set
+            }
+        };
+        let is_pending = || {
+            // SAFETY: the set is filled in.
+            unsafe { libc::sigismember(&signals(libc::sigpending), libc::SIGPIPE) == 1 }
+        };
+        // A signal that this thread blocks stays pending, even one that the process ignores.
+        let mut pipe = signals(libc::sigemptyset);
+        // SAFETY: the set is valid, and only this thread blocks it.
+        unsafe {
+            libc::sigaddset(&mut pipe, libc::SIGPIPE);
+            libc::pthread_sigmask(libc::SIG_BLOCK, &pipe, ptr::null_mut());
+        }
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        let addr = SockAddr::from(LOCALHOSTS[0]);
+        drop(b);
+        for result in [
+            send(a.as_fd(), b"x"),
+            send_vectored(a.as_fd(), &[IoSlice::new(b"x")]),
+            send_fds(a.as_fd(), b"x", &[a.as_fd()]),
+            send_to(new(libc::AF_INET, libc::SOCK_STREAM).unwrap().as_fd(), b"x", &addr),
+        ] {
+            assert_eq!(kind_of(result), io::ErrorKind::BrokenPipe);
+            assert!(!is_pending());
+        }
+        // SAFETY: one byte is valid for reads.
+        assert_eq!(unsafe { libc::write(a.as_raw_fd(), b"x".as_ptr().cast(), 1) }, -1);
+        assert!(is_pending(), "this is what a signal would have looked like");
+    }
+
+    #[test]
+    fn exhaustion_is_told_from_other_errors() {
+        for (errno, expected) in [(libc::EMFILE, true), (libc::ENFILE, true), (libc::ENOBUFS, true)]
+            .into_iter()
+            .chain([(libc::ENOMEM, true), (libc::EAGAIN, false), (libc::EINVAL, false)])
+        {
+            let e = io::Error::from_raw_os_error(errno);
+            assert_eq!(is_exhausted(&e), expected, "{e}");
+        }
+        assert!(!is_exhausted(&io::ErrorKind::OutOfMemory.into()));
+    }
+
+    #[test]
+    fn vectored_data_is_in_order() {
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        assert_eq!(send_vectored(a.as_fd(), &[IoSlice::new(b"abc"), IoSlice::new(b"defg")]).unwrap(), 7);
+        let (mut one, mut two) = ([0; 2], [0; 9]);
+        let mut bufs = [IoSliceMut::new(&mut one), IoSliceMut::new(&mut two)];
+        assert_eq!(recv_vectored(b.as_fd(), &mut bufs).unwrap(), 7);
+        assert_eq!((&one, &two[..5]), (b"ab", &b"cdefg"[..]));
+    }
+
+    #[test]
+    fn more_slices_than_the_kernel_takes_are_a_short_transfer() {
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        let out = vec![IoSlice::new(b"x"); SLICES_MAX + 1];
+        assert_eq!(send_vectored(a.as_fd(), &out).unwrap(), SLICES_MAX);
+        let mut bytes = vec![0; SLICES_MAX + 1];
+        let mut bufs: Vec<_> = bytes.chunks_mut(1).map(IoSliceMut::new).collect();
+        assert_eq!(recv_vectored(b.as_fd(), &mut bufs).unwrap(), SLICES_MAX);
+    }
+
+    #[test]
+    fn datagrams_carry_their_senders_address() {
+        for addr in localhosts() {
+            let (a, b) = (bound(addr, libc::SOCK_DGRAM), bound(addr, libc::SOCK_DGRAM));
+            assert_eq!(send_to(a.as_fd(), b"hello", &local_addr(b.as_fd()).unwrap()).unwrap(), 5);
+            wait(&b, libc::POLLIN);
+            let mut buf = [0; 16];
+            for flags in [libc::MSG_PEEK, 0] {
+                let (n, from) = recv_from(b.as_fd(), &mut buf, flags).unwrap();
+                assert_eq!(&buf[..n], b"hello");
+                assert_eq!(from.inet().unwrap(), local_addr(a.as_fd()).unwrap().inet().unwrap());
+            }
+            assert_eq!(kind_of(recv_from(b.as_fd(), &mut buf, 0)), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn a_unix_datagram_has_its_senders_path_or_none() {
+        let (path, own) = (TempPath::new(), TempPath::new());
+        let to = SockAddr::unix_path(&path.0).unwrap();
+        let receiver = new(libc::AF_UNIX, libc::SOCK_DGRAM).unwrap();
+        bind(receiver.as_fd(), &to).unwrap();
+        let sender = new(libc::AF_UNIX, libc::SOCK_DGRAM).unwrap();
+
+        let mut buf = [0; 16];
+        send_to(sender.as_fd(), b"unnamed", &to).unwrap();
+        let (n, from) = recv_from(receiver.as_fd(), &mut buf, 0).unwrap();
+        assert_eq!(&buf[..n], b"unnamed");
+        assert!(from.unix().unwrap().is_unnamed());
+
+        bind(sender.as_fd(), &SockAddr::unix_path(&own.0).unwrap()).unwrap();
+        send_to(sender.as_fd(), b"named", &to).unwrap();
+        let (n, from) = recv_from(receiver.as_fd(), &mut buf, 0).unwrap();
+        assert_eq!(&buf[..n], b"named");
+        assert_eq!(from.unix().unwrap().as_pathname(), Some(&*own.0));
+    }
+
+    #[test]
+    fn an_interrupted_call_goes_on() {
+        static CAUGHT: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn count(_: c_int) {
+            CAUGHT.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the handler only adds to an atomic; zeros are no flags (no SA_RESTART) and no other signals blocked.
+        unsafe {
+            let mut action: libc::sigaction = mem::zeroed();
+            action.sa_sigaction = count as extern "C" fn(c_int) as usize;
+            check(libc::sigaction(libc::SIGURG, &action, ptr::null_mut())).unwrap();
+        }
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        set_nonblocking(b.as_fd(), false).unwrap();
+        std::thread::scope(|scope| {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let thread = scope.spawn(move || {
+                // SAFETY: no pointers.
+                sender.send(unsafe { libc::pthread_self() }).unwrap();
+                let mut buf = [0; 16];
+                recv(b.as_fd(), &mut buf, 0)
+            });
+            let id = receiver.recv().unwrap();
+            while CAUGHT.load(Ordering::Relaxed) < 200 && !thread.is_finished() {
+                // SAFETY: the thread has not been joined, so its id is good.
+                unsafe { libc::pthread_kill(id, libc::SIGURG) };
+                std::thread::yield_now();
+            }
+            send(a.as_fd(), b"done").unwrap();
+            assert_eq!(thread.join().unwrap().unwrap(), 4);
+        });
+    }
+
+    /// A pipe's reading end and so many copies of its writing end: when all of them are closed, and not before, the
+    /// reading end is at its end of file.
+    fn pipe(count: usize) -> (UnixStream, Vec<OwnedFd>) {
+        let (read, write) = UnixStream::pair().unwrap();
+        read.set_nonblocking(true).unwrap();
+        let mut copies: Vec<OwnedFd> = (1..count).map(|_| write.try_clone().unwrap().into()).collect();
+        copies.push(write.into());
+        (read, copies)
+    }
+
+    fn borrowed(fds: &[OwnedFd]) -> Vec<BorrowedFd<'_>> {
+        fds.iter().map(AsFd::as_fd).collect()
+    }
+
+    #[test]
+    fn descriptors_arrive_with_their_data() {
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        let (mut read, write) = pipe(3);
+        assert_eq!(send_fds(a.as_fd(), b"three", &borrowed(&write)).unwrap(), 5);
+        assert_eq!(send_fds(a.as_fd(), b"none", &[]).unwrap(), 4);
+        drop(write);
+
+        let mut buf = [0; 16];
+        let (n, fds) = recv_fds(b.as_fd(), &mut buf, 3).unwrap();
+        assert_eq!((&buf[..n], fds.len()), (&b"three"[..], 3));
+        assert!(fds.iter().all(is_cloexec));
+        assert_eq!(kind_of(read.read(&mut [0])), io::ErrorKind::WouldBlock);
+        drop(fds);
+        assert_eq!(read.read(&mut [0]).unwrap(), 0);
+
+        let (n, fds) = recv_fds(b.as_fd(), &mut buf, 3).unwrap();
+        assert_eq!((&buf[..n], fds.len()), (&b"none"[..], 0));
+        assert_eq!(kind_of(recv_fds(b.as_fd(), &mut buf, 3)), io::ErrorKind::WouldBlock);
+        drop(a);
+        let (n, fds) = recv_fds(b.as_fd(), &mut buf, 3).unwrap();
+        assert_eq!((n, fds.len()), (0, 0));
+    }
+
+    #[test]
+    fn as_many_descriptors_as_a_message_takes() {
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        let (_read, write) = pipe(1);
+        let fds = vec![write[0].as_fd(); FDS_PER_MESSAGE_MAX + 1];
+        send_fds(a.as_fd(), b"x", &fds[1..]).unwrap();
+        let (_, came) = recv_fds(b.as_fd(), &mut [0], FDS_PER_MESSAGE_MAX).unwrap();
+        assert_eq!(came.len(), FDS_PER_MESSAGE_MAX);
+
+        let error = send_fds(a.as_fd(), b"x", &fds).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        assert_eq!(error.to_string(), "254 descriptors in one message: the limit is 253");
+        assert_eq!(kind_of(send_fds(a.as_fd(), b"", &fds[1..])), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn more_descriptors_than_expected_are_closed() {
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        let (mut read, write) = pipe(3);
+        send_fds(a.as_fd(), b"x", &borrowed(&write)).unwrap();
+        drop(write);
+        let error = recv_fds(b.as_fd(), &mut [0], 2).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().starts_with("3 descriptors came"), "{error}");
+        assert_eq!(read.read(&mut [0]).unwrap(), 0, "a descriptor has leaked");
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn descriptors_of_a_message_that_the_kernel_cut_are_closed() {
+        let (a, b) = pair(libc::SOCK_STREAM).unwrap();
+        let (mut read, write) = pipe(5);
+        send_fds(a.as_fd(), b"x", &borrowed(&write)).unwrap();
+        drop(write);
+        let mut control = Control([0; CONTROL_BYTES_MAX]);
+        // SAFETY: CMSG_LEN computes from its argument alone.
+        let room = unsafe { libc::CMSG_LEN(fds_bytes(2)) } as usize;
+        let error = recv_fds_into(&mut control.0[..room], b.as_fd(), &mut [0], 5).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().ends_with("the other 2 are closed"), "{error}");
+        assert_eq!(read.read(&mut [0]).unwrap(), 0, "a descriptor has leaked");
+    }
+
+    #[test]
+    fn sockets_say_what_they_are() {
+        for (domain_is, kind, tcp) in [
+            (libc::AF_INET, libc::SOCK_STREAM, true),
+            (libc::AF_INET6, libc::SOCK_STREAM, true),
+            (libc::AF_INET, libc::SOCK_DGRAM, false),
+            (libc::AF_UNIX, libc::SOCK_STREAM, false),
+        ] {
+            let fd = new(domain_is, kind).unwrap();
+            assert_eq!(domain(fd.as_fd()).unwrap(), domain_is);
+            assert_eq!(is_tcp(fd.as_fd()), tcp, "domain {domain_is}, kind {kind}");
+        }
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(domain(file.as_fd()).is_err());
+        assert!(!is_tcp(file.as_fd()));
+    }
+
+    #[test]
+    fn flags_are_set_and_read_back() {
+        type Get = fn(BorrowedFd<'_>) -> io::Result<bool>;
+        type Set = fn(BorrowedFd<'_>, bool) -> io::Result<()>;
+        let tcp = new(libc::AF_INET6, libc::SOCK_STREAM).unwrap();
+        let udp = new(libc::AF_INET, libc::SOCK_DGRAM).unwrap();
+        for (fd, get, set) in [
+            (&tcp, reuse_address as Get, set_reuse_address as Set),
+            (&tcp, reuse_port, set_reuse_port),
+            #[cfg(not(target_os = "openbsd"))]
+            (&tcp, only_v6, set_only_v6),
+            (&tcp, nodelay, set_nodelay),
+            (&tcp, keepalive, set_keepalive),
+            (&udp, broadcast, set_broadcast),
+        ] {
+            for on in [true, false] {
+                set(fd.as_fd(), on).unwrap();
+                assert_eq!(get(fd.as_fd()).unwrap(), on);
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(not(target_os = "openbsd"))]
+    fn keepalive_times_are_whole_seconds_rounded_up() {
+        type Get = fn(BorrowedFd<'_>) -> io::Result<Duration>;
+        type Set = fn(BorrowedFd<'_>, Duration) -> io::Result<()>;
+        let fd = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        for (get, set) in
+            [(keepalive_idle as Get, set_keepalive_idle as Set), (keepalive_interval, set_keepalive_interval)]
+        {
+            for (asked_ms, secs) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (60_000, 60)] {
+                set(fd.as_fd(), Duration::from_millis(asked_ms)).unwrap();
+                assert_eq!(get(fd.as_fd()).unwrap(), Duration::from_secs(secs), "{asked_ms} ms");
+            }
+        }
+        set_keepalive_count(fd.as_fd(), 7).unwrap();
+        assert_eq!(keepalive_count(fd.as_fd()).unwrap(), 7);
+    }
+
+    #[test]
+    #[cfg(target_os = "openbsd")]
+    fn keepalive_times_are_unsupported() {
+        let fd = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        assert_eq!(kind_of(set_keepalive_idle(fd.as_fd(), Duration::ZERO)), io::ErrorKind::Unsupported);
+        assert_eq!(kind_of(keepalive_count(fd.as_fd())), io::ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn buffer_sizes_are_at_least_what_was_asked() {
+        let fd = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        set_recv_buffer_size(fd.as_fd(), 32 << 10).unwrap();
+        assert!((32 << 10..=64 << 10).contains(&recv_buffer_size(fd.as_fd()).unwrap()));
+        set_send_buffer_size(fd.as_fd(), 16 << 10).unwrap();
+        assert!((16 << 10..=32 << 10).contains(&send_buffer_size(fd.as_fd()).unwrap()));
+    }
+
+    #[test]
+    fn linger_is_whole_seconds_rounded_up_or_none() {
+        let fd = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        assert_eq!(linger(fd.as_fd()).unwrap(), None);
+        for (asked_ms, secs) in [(0, 0), (1, 1), (2500, 3)] {
+            set_linger(fd.as_fd(), Some(Duration::from_millis(asked_ms))).unwrap();
+            assert_eq!(linger(fd.as_fd()).unwrap(), Some(Duration::from_secs(secs)), "{asked_ms} ms");
+        }
+        set_linger(fd.as_fd(), None).unwrap();
+        assert_eq!(linger(fd.as_fd()).unwrap(), None);
+    }
+
+    #[test]
+    fn several_listeners_share_a_port() {
+        let first = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        set_reuse_port(first.as_fd(), true).unwrap();
+        bind(first.as_fd(), &LOCALHOSTS[0].into()).unwrap();
+        let addr = local_addr(first.as_fd()).unwrap();
+
+        let second = new(libc::AF_INET, libc::SOCK_STREAM).unwrap();
+        assert_eq!(kind_of(bind(second.as_fd(), &addr)), io::ErrorKind::AddrInUse);
+        set_reuse_port(second.as_fd(), true).unwrap();
+        bind(second.as_fd(), &addr).unwrap();
+        listen(first.as_fd(), 1).unwrap();
+        listen(second.as_fd(), 1).unwrap();
+    }
+
+    #[test]
+    fn an_error_is_taken_once() {
+        let closed = bound(LOCALHOSTS[0], libc::SOCK_DGRAM);
+        let client = new(libc::AF_INET, libc::SOCK_DGRAM).unwrap();
+        assert_eq!(connect(client.as_fd(), &local_addr(closed.as_fd()).unwrap()).unwrap(), Connect::Done);
+        assert!(take_error(client.as_fd()).unwrap().is_none());
+        drop(closed);
+        send(client.as_fd(), b"x").unwrap();
+        wait(&client, libc::POLLIN);
+        let error = take_error(client.as_fd()).unwrap().expect("an ICMP error");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(take_error(client.as_fd()).unwrap().is_none());
+    }
+
+    #[test]
+    fn sockets_of_the_standard_library_are_served_as_well() {
+        let listener = TcpListener::bind(LOCALHOSTS[0]).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        assert!(is_tcp(listener.as_fd()));
+        assert_eq!(local_addr(listener.as_fd()).unwrap().inet().unwrap(), listener.local_addr().unwrap());
+        assert_eq!(kind_of(accept(listener.as_fd())), io::ErrorKind::WouldBlock);
+        assert_eq!(kind_of(peer_addr(listener.as_fd())), io::ErrorKind::NotConnected);
+        assert!(!is_tcp(UdpSocket::bind(LOCALHOSTS[0]).unwrap().as_fd()));
+    }
+}

@@ -1,0 +1,193 @@
+//! A deadline as a future and as a stream.
+
+use crate::reactor::timers::{Alarm, State, is_past};
+use crate::reactor::{budget, current};
+use futures_core::Stream;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// A future or stream that emits timed events.
+///
+/// The result is the instant that was asked for, which is not later than now. A timer for a moment that has passed is
+/// ready at once. After it has fired, a timer without a period is pending for ever, until it is set again.
+///
+/// Setting and cancelling costs the same however many timers are pending, and does not allocate.
+///
+/// # Cancel safety
+///
+/// Safe to drop at any time.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use wakewheel::Timer;
+///
+/// let started = Instant::now();
+/// wakewheel::block_on(Timer::after(Duration::from_millis(10)));
+/// assert!(started.elapsed() >= Duration::from_millis(10));
+/// ```
+pub struct Timer {
+    /// `None`: never.
+    when: Option<Instant>,
+    /// `Duration::MAX`: only once.
+    period: Duration,
+    /// While it is waited for.
+    alarm: Option<Alarm>,
+}
+
+/// Waits until `duration` has passed.
+///
+/// ```
+/// # use std::time::Duration;
+/// # wakewheel::block_on(async {
+/// wakewheel::sleep(Duration::from_millis(10)).await;
+/// # });
+/// ```
+pub fn sleep(duration: Duration) -> Timer {
+    Timer::after(duration)
+}
+
+/// Waits until `deadline`.
+pub fn sleep_until(deadline: Instant) -> Timer {
+    Timer::at(deadline)
+}
+
+impl Timer {
+    const ONCE: Duration = Duration::MAX;
+
+    /// A timer that never fires, unless it is set.
+    pub fn never() -> Timer {
+        Timer { when: None, period: Timer::ONCE, alarm: None }
+    }
+
+    /// Fires once, when `duration` has passed; never, if that is beyond what an [`Instant`] can hold.
+    pub fn after(duration: Duration) -> Timer {
+        Timer { when: current::now().checked_add(duration), period: Timer::ONCE, alarm: None }
+    }
+
+    /// Fires once, at `instant`.
+    pub fn at(instant: Instant) -> Timer {
+        Timer { when: Some(instant), period: Timer::ONCE, alarm: None }
+    }
+
+    /// Fires every `period`, for the first time when one has passed. Ticks that were missed are made up for one after the
+    /// other; [`Interval`](crate::Interval) can do otherwise.
+    pub fn interval(period: Duration) -> Timer {
+        Timer { when: current::now().checked_add(period), period, alarm: None }
+    }
+
+    /// Fires every `period`, for the first time at `start`.
+    pub fn interval_at(start: Instant, period: Duration) -> Timer {
+        Timer { when: Some(start), period, alarm: None }
+    }
+
+    /// Will it fire? Not if it never was to, or has, or was cleared.
+    #[inline]
+    pub fn will_fire(&self) -> bool {
+        self.when.is_some()
+    }
+
+    /// Sets it to fire when `duration` has passed from now. A period stays as it is.
+    ///
+    /// A task that waits for it is woken at the new time. Putting a pending deadline off is a store.
+    pub fn set_after(&mut self, duration: Duration) {
+        match current::now().checked_add(duration) {
+            Some(instant) => self.set_at(instant),
+            None => self.clear(),
+        }
+    }
+
+    /// Sets it to fire at `instant`. A period stays as it is.
+    ///
+    /// A task that waits for it is woken at the new time. Putting a pending deadline off is a store.
+    pub fn set_at(&mut self, instant: Instant) {
+        self.when = Some(instant);
+        if let Some(alarm) = self.alarm.take_if(|alarm| !alarm.reset(instant)) {
+            alarm.cancel();
+        }
+    }
+
+    /// Sets it to fire every `period`, for the first time when one has passed.
+    pub fn set_interval(&mut self, period: Duration) {
+        self.period = period;
+        self.set_after(period);
+    }
+
+    /// Sets it to fire every `period`, for the first time at `start`.
+    pub fn set_interval_at(&mut self, start: Instant, period: Duration) {
+        self.period = period;
+        self.set_at(start);
+    }
+
+    /// Makes it never fire, until it is set again. A task that waits for it is not woken.
+    pub fn clear(&mut self) {
+        self.when = None;
+        if let Some(alarm) = self.alarm.take() {
+            alarm.cancel();
+        }
+    }
+
+    #[inline]
+    fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
+        let Some(when) = self.when else { return Poll::Pending };
+        if let Some(alarm) = &self.alarm {
+            if alarm.poll(cx.waker()) == State::Pending {
+                return Poll::Pending;
+            }
+        }
+        if let Some(alarm) = self.alarm.take() {
+            alarm.cancel();
+        }
+        if !is_past(when) {
+            self.alarm = Some(Alarm::set(when, cx.waker()));
+            return Poll::Pending;
+        }
+        self.when = match self.period {
+            Timer::ONCE => None,
+            period => {
+                // A period so short that it is always time must not keep the task running.
+                ready!(budget::spend(cx));
+                when.checked_add(period)
+            }
+        };
+        Poll::Ready(when)
+    }
+}
+
+impl Future for Timer {
+    type Output = Instant;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Instant> {
+        self.poll_fire(cx)
+    }
+}
+
+/// A stream that never ends.
+impl Stream for Timer {
+    type Item = Instant;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Instant>> {
+        self.poll_fire(cx).map(Some)
+    }
+}
+
+impl Drop for Timer {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(alarm) = self.alarm.take() {
+            alarm.cancel();
+        }
+    }
+}
+
+impl fmt::Debug for Timer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let period = (self.period != Timer::ONCE).then_some(self.period);
+        f.debug_struct("Timer").field("when", &self.when).field("period", &period).finish_non_exhaustive()
+    }
+}

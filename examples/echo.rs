@@ -1,10 +1,93 @@
+//! Echoes what its TCP clients send, with an executor per core.
+//!
+//!     cargo run --release --example echo -- 127.0.0.1:5000 --cores 2 --pinned
+//!
+//! Each core has a listener of its own at the same address, and the kernel shares out the connections, which then stay
+//! where they are: no core waits for another. (So it is on Linux, Android, FreeBSD and DragonFly. Elsewhere, one of the
+//! listeners gets them all.)
+
+mod common;
+
+use common::Signal;
 use futures_lite::AsyncWriteExt;
-use std::net::{TcpListener, TcpStream};
+use lexopt::prelude::*;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
+use std::{io, thread};
+use wakewheel::executor::{CoresBuilder, drain};
+use wakewheel::io::SocketOptions;
 use wakewheel::{Async, Cores, spawn_local};
 
-async fn echo(mut stream: Async<TcpStream>) -> std::io::Result<()> {
+const USAGE: &str = "echo [ADDRESS] [--cores N] [--pinned] [--busy-poll TIME] [--backend epoll|kqueue|poll]";
+
+fn main() -> ExitCode {
+    common::main(USAGE, parse, run)
+}
+
+struct Args {
+    addr: SocketAddr,
+    cores: usize,
+    builder: CoresBuilder,
+}
+
+fn run(Args { addr, cores, builder }: Args) -> io::Result<()> {
+    // What is set on a listener is inherited by its connections.
+    let mut options = SocketOptions::new().backlog(4096).nodelay();
+    if cores > 1 {
+        options = options.reuse_port();
+    }
+    let (addr, signal) = (Mutex::new(addr), Signal::new()?);
+    let results = builder.threads(cores).run(|core| serve(core, &options, &addr, &signal))?;
+    results.into_iter().collect()
+}
+
+/// One core, from its beginning to its end.
+async fn serve(
+    core: usize,
+    options: &SocketOptions,
+    addr: &Mutex<SocketAddr>,
+    signal: &Signal,
+) -> io::Result<()> {
+    let listener = listen(options, addr)?;
+    if core == 0 {
+        println!("listening on {}", listener.get_ref().local_addr()?);
+    }
+    let accepting = spawn_local(accept(listener));
+    signal.wait().await?;
+    // This closes the listener. The connections may end in peace.
+    accepting.cancel();
+    match drain(common::DRAIN).await {
+        0 => {}
+        left => eprintln!("core {core} cuts off {left} connections"),
+    }
+    Ok(())
+}
+
+/// The first core to come here may choose a port, if `addr` has none. The others take the same.
+fn listen(options: &SocketOptions, addr: &Mutex<SocketAddr>) -> io::Result<Async<TcpListener>> {
+    let mut addr = addr.lock().expect("no core panics here");
+    let listener = options.listen(*addr)?;
+    *addr = listener.get_ref().local_addr()?;
+    Ok(listener)
+}
+
+async fn accept(listener: Async<TcpListener>) {
     loop {
+        match listener.accept().await {
+            // An error on a connection ends that one, and is no news.
+            Ok((stream, _)) => spawn_local(echo(stream)).detach(),
+            // Too many open files, most likely. `accept` has waited before it said so: this does not spin.
+            Err(e) => eprintln!("cannot accept: {e}"),
+        }
+    }
+}
+
+async fn echo(mut stream: Async<TcpStream>) -> io::Result<()> {
+    loop {
+        // The core lends the buffer once there is something to read: a task that waits holds none.
         let chunk = stream.read_chunk().await?;
         if chunk.is_empty() {
             return Ok(());
@@ -13,21 +96,25 @@ async fn echo(mut stream: Async<TcpStream>) -> std::io::Result<()> {
     }
 }
 
-fn main() -> std::io::Result<()> {
-    let addr: std::net::SocketAddr =
-        std::env::args().nth(1).unwrap_or("127.0.0.1:5000".into()).parse().unwrap();
-    let busy: u64 = std::env::args().nth(2).unwrap_or("0".into()).parse().unwrap();
-    Cores::builder()
-        .threads(1)
-        .busy_poll(Duration::from_micros(busy))
-        .run(|_| async {
-            let listener = Async::<TcpListener>::bind(addr)?;
-            loop {
-                let (stream, _) = listener.accept().await?;
-                spawn_local(echo(stream)).detach();
-            }
-        })?
-        .into_iter()
-        .collect::<std::io::Result<Vec<()>>>()?;
-    Ok(())
+fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
+    let (mut addr, mut cores, mut builder) = (None, None, Cores::builder());
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("cores") => cores = Some(parser.value()?.parse()?),
+            Long("pinned") => builder = builder.pinned(),
+            Long("busy-poll") => builder = builder.busy_poll(parser.value()?.parse_with(duration)?),
+            Long("backend") => builder = builder.backend(parser.value()?.parse()?),
+            Value(value) if addr.is_none() => addr = Some(value.parse()?),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    let cores = cores.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+    Ok(Args { addr: addr.unwrap_or(common::ADDR), cores, builder })
+}
+
+/// `50us` or `2ms`.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    let number = |unit| text.strip_suffix(unit).and_then(|number: &str| number.parse().ok());
+    let (us, ms) = (number("us").map(Duration::from_micros), number("ms").map(Duration::from_millis));
+    us.or(ms).ok_or("write a time like 50us or 2ms")
 }

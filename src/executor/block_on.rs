@@ -51,6 +51,7 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
     let cx = &mut Context::from_waker(waker);
     // Made at the first wait: a future that is ready needs no reactor.
     let mut blocking: Option<Blocking> = None;
+    let mut notices = Notices(false);
     let mut polls = 0;
     parker.state.store(NOTIFIED, Ordering::Release);
     loop {
@@ -69,7 +70,8 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
         polls = 0;
         let own = current::with_own(|own| {
             let own = own.filter(|own| own.shared.is_of_this_process())?;
-            Some(parker.drive(&own.shared, timeout, || Some(own.turn(timeout).map(drop))))
+            let mut turn = || own.turn(timeout).map(|turn| notices.0 |= turn.notified);
+            Some(parker.drive(&own.shared, timeout, || Some(turn())))
         });
         let result = own.unwrap_or_else(|| {
             if blocking.as_ref().is_none_or(|blocking| !blocking.is_of_this_process()) {
@@ -82,6 +84,18 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
         });
         if let Err(e) = result {
             panic!("block_on cannot wait: {e}");
+        }
+    }
+}
+
+/// Has a turn of the thread's own reactor been ended by a notice? It may have been meant for the core that is running
+/// further up on this thread, which has letters then: it gets the notice back.
+struct Notices(bool);
+
+impl Drop for Notices {
+    fn drop(&mut self) {
+        if self.0 {
+            current::with_own(|own| own.into_iter().for_each(|own| own.shared.notify()));
         }
     }
 }

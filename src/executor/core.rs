@@ -7,15 +7,16 @@
 use super::join::{JoinHandle, packet};
 use super::settings::{Panics, Settings, SlowPoll};
 use super::stats::{Counters, Stats};
-use super::task::{self, Task, TaskPtr, TaskRef};
+use super::task::{self, Queue, Task, TaskPtr, TaskRef};
 use crate::reactor::local::Local;
 use crate::reactor::{Shared, budget, current, wake_all};
 use crate::sys::fork::PerProcess;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
@@ -24,7 +25,8 @@ use std::time::{Duration, Instant};
 
 /// The part of a core that belongs to its thread. It does not move.
 pub(super) struct Core {
-    queue: RefCell<VecDeque<TaskPtr>>,
+    id: u64,
+    queue: Queue,
     /// All tasks that are not complete: so that none outlives the core.
     tasks: RefCell<Slab<TaskPtr>>,
     local: Local,
@@ -34,6 +36,8 @@ pub(super) struct Core {
     closed: Cell<bool>,
     /// A task has panicked, and the settings say that this stops the core.
     stopped: Cell<bool>,
+    /// Somebody is in `block_on`.
+    running: Cell<bool>,
     /// Who waits for the last task to be complete.
     on_empty: RefCell<Vec<Waker>>,
     /// Who waits for the request to shut down.
@@ -163,15 +167,18 @@ impl Core {
         });
         let cores = CORES.get();
         cores.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(mailbox.id, mailbox.clone());
-        let shuffle = Cell::new(settings.shuffle.unwrap_or_default());
+        // Any seed will do but zero, where the generator would stand still.
+        let shuffle = Cell::new(settings.shuffle.unwrap_or_default().wrapping_mul(SPREAD).max(1));
         Ok(Box::new(Core {
-            queue: RefCell::default(),
+            id: mailbox.id,
+            queue: Queue::default(),
             tasks: RefCell::default(),
             local,
             mailbox,
             settings,
             closed: Cell::new(false),
             stopped: Cell::new(false),
+            running: Cell::new(false),
             on_empty: RefCell::default(),
             on_shutdown: RefCell::default(),
             shuffle,
@@ -181,7 +188,7 @@ impl Core {
     /// The id of its reactor, which is never used twice in a process.
     #[inline]
     pub fn id(&self) -> u64 {
-        self.mailbox.id
+        self.id
     }
 
     pub fn mailbox(&self) -> &Arc<Mailbox> {
@@ -225,10 +232,27 @@ impl Core {
     /// Into the run queue, unless it is there.
     #[inline]
     pub fn schedule(&self, task: TaskPtr) {
-        if task.schedule() {
-            self.queue.borrow_mut().push_back(task);
+        if self.enqueue(task) {
             self.counters().wakes_local.add(1);
         }
+    }
+
+    #[inline]
+    fn enqueue(&self, task: TaskPtr) -> bool {
+        if self.settings.shuffle.is_some() && self.flip() {
+            return self.queue.push_front(task);
+        }
+        self.queue.push_back(task)
+    }
+
+    /// Heads or tails, as the seed has it. Xorshift (Marsaglia 2003): any generator will do here.
+    fn flip(&self) -> bool {
+        let mut x = self.shuffle.get();
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        self.shuffle.set(x);
+        x & 1 << 32 != 0
     }
 
     /// The task is complete: out of the table.
@@ -251,35 +275,27 @@ impl Core {
         }
     }
 
-    fn next_task(&self) -> Option<TaskPtr> {
-        let mut queue = self.queue.borrow_mut();
-        if self.settings.shuffle.is_none() {
-            return queue.pop_front();
-        }
-        if queue.is_empty() {
-            return None;
-        }
-        // Xorshift (Marsaglia 2003): any order will do, as long as the seed decides it.
-        let mut x = self.shuffle.get() | 1;
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.shuffle.set(x);
-        let i = x as usize % queue.len();
-        queue.swap_remove_front(i)
-    }
-
     fn run_tasks(&self) {
-        let mut ran = 0;
-        while ran < self.settings.polls_per_turn {
-            let Some(task) = self.next_task() else { break };
-            ran += 1;
-            match &self.settings.slow_poll {
-                None => task.run(self),
-                Some(slow) => self.run_watched(task, slow),
+        let mut left = self.settings.polls_per_turn;
+        let mut polled = None;
+        while let Err(payload) = catch_unwind(AssertUnwindSafe(|| {
+            while left > 0 {
+                polled = self.queue.pop_front();
+                let Some(task) = polled else { break };
+                left -= 1;
+                match &self.settings.slow_poll {
+                    None => task.run(self),
+                    Some(slow) => self.run_watched(task, slow),
+                }
+                polled = None;
             }
+        })) {
+            // Nothing but the poll of this task unwinds there.
+            let task: TaskPtr = polled.take().unwrap_or_else(|| std::process::abort());
+            task.panicked(self, payload);
+            self.note_panic();
         }
-        self.counters().polls.add(ran as u64);
+        self.counters().polls.add((self.settings.polls_per_turn - left) as u64);
     }
 
     #[cold]
@@ -290,7 +306,8 @@ impl Core {
         let longest = &self.counters().longest_poll_ns;
         longest.set(longest.get().max(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)));
         if took >= slow.threshold {
-            (slow.hook)(took);
+            // Its own panics are its own affair.
+            let _ = catch_unwind(AssertUnwindSafe(|| (slow.hook)(took)));
         }
     }
 
@@ -298,6 +315,14 @@ impl Core {
 
     /// Runs everything until `future` is ready.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        struct Running<'a>(&'a Cell<bool>);
+        impl Drop for Running<'_> {
+            fn drop(&mut self) {
+                self.0.set(false);
+            }
+        }
+        assert!(!self.running.replace(true), "this executor runs already: await the future instead");
+        let _running = Running(&self.running);
         let root = Arc::new(Root {
             woken: AtomicBool::new(true),
             core_id: self.id(),
@@ -316,14 +341,14 @@ impl Core {
                     }
                 }
                 self.run_tasks();
-                if self.stopped.get() {
-                    panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
-                }
                 if self.local.shared.park.is_notified() {
                     self.local.shared.park.wake();
                     self.read_letters();
                 }
-                let idle = || self.queue.borrow().is_empty() && !root.woken.load(Ordering::Relaxed);
+                if self.stopped.get() {
+                    panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
+                }
+                let idle = || self.queue.is_empty() && !root.woken.load(Ordering::Relaxed);
                 if !idle() {
                     self.turn(Some(Duration::ZERO));
                     continue;
@@ -383,14 +408,13 @@ impl Core {
         match letter {
             Letter::Wake(task) => {
                 task.arrive();
-                let ptr = task.open(self);
-                if ptr.schedule() {
-                    self.queue.borrow_mut().push_back(ptr);
+                if self.enqueue(task.open(self)) {
                     self.counters().wakes_remote.add(1);
                 }
             }
             Letter::Cancel(task) => task.open(self).cancel(),
-            Letter::Run(run) => run(self),
+            // What a closure captured may panic when it is dropped, because it was cancelled on its way here.
+            Letter::Run(run) => drop(catch_unwind(AssertUnwindSafe(|| run(self)))),
             Letter::Shutdown => wake_all(&mut self.on_shutdown.take()),
         }
     }
@@ -438,9 +462,12 @@ impl Drop for Core {
                 task.cancel();
             }
             let letters = this.mailbox.inbox().take();
-            drop(letters);
+            for letter in letters.into_iter().flatten() {
+                // Closures, with whatever they captured.
+                let _ = catch_unwind(AssertUnwindSafe(|| drop(letter)));
+            }
             // What is queued now is complete: running it only gives it up.
-            while let Some(task) = this.next_task() {
+            while let Some(task) = this.queue.pop_front() {
                 task.run(this);
             }
         });
@@ -448,6 +475,9 @@ impl Drop for Core {
         cores.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&self.mailbox.id);
     }
 }
+
+/// Odd, so that no two seeds become one; and with bits everywhere, so that seeds in a row look nothing alike.
+const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The waker of the future that a core was started for.
 struct Root {

@@ -86,11 +86,9 @@ impl Cores {
     /// If a core has panicked, as it did ([`Panics::StopCore`]).
     pub fn shutdown(mut self, drain: Duration) -> usize {
         let threads = self.ask_to_end(drain);
-        let mut left = 0;
-        for thread in threads {
-            left += thread.join().unwrap_or_else(|payload| resume_unwind(payload));
-        }
-        left
+        // All of them, before one's panic goes on: no thread is left behind.
+        let ends: Vec<_> = threads.into_iter().map(thread::JoinHandle::join).collect();
+        ends.into_iter().map(|end| end.unwrap_or_else(|payload| resume_unwind(payload))).sum()
     }
 
     fn ask_to_end(&mut self, drain: Duration) -> Vec<thread::JoinHandle<usize>> {
@@ -263,7 +261,7 @@ impl CoresBuilder {
                     Ok(core) => {
                         let _ = ready.send(Ok(core.mailbox().clone()));
                         may_start.recv().ok()?;
-                        Some(run_one(core, cores, main(i)))
+                        Some(run_one(core, cores, || main(i)))
                     }
                     Err(e) => {
                         let _ = ready.send(Err(e));
@@ -279,7 +277,7 @@ impl CoresBuilder {
             for start_now in starts {
                 let _ = start_now.send(());
             }
-            let mut outputs = vec![run_one(core, cores, main(0))];
+            let mut outputs = vec![run_one(core, cores, || main(0))];
             for thread in threads {
                 match thread.join() {
                     Ok(output) => outputs.extend(output),
@@ -291,8 +289,12 @@ impl CoresBuilder {
     }
 }
 
-/// Runs `main` on `core`. If it panics, the others are asked to end.
-fn run_one<F: Future>(core: Box<Core>, cores: &Mutex<Vec<Arc<Mailbox>>>, main: F) -> F::Output {
+/// Runs what `main` makes on `core`. If one of the two panics, the others are asked to end.
+fn run_one<F: Future>(
+    core: Box<Core>,
+    cores: &Mutex<Vec<Arc<Mailbox>>>,
+    main: impl FnOnce() -> F,
+) -> F::Output {
     struct OnPanic<'a>(&'a Mutex<Vec<Arc<Mailbox>>>);
     impl Drop for OnPanic<'_> {
         fn drop(&mut self) {
@@ -302,7 +304,8 @@ fn run_one<F: Future>(core: Box<Core>, cores: &Mutex<Vec<Arc<Mailbox>>>, main: F
         }
     }
     let on_panic = OnPanic(cores);
-    let output = core.block_on(main);
+    // The future is made on the core as well: what it registers from the start belongs there.
+    let output = core.block_on(async { main().await });
     std::mem::forget(on_panic);
     output
 }

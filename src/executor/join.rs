@@ -133,7 +133,8 @@ impl<T> Packet<T> {
         drop(state);
         drop(task);
         if let Some(awaiter) = awaiter {
-            awaiter.wake();
+            // It may be anybody's waker; one that panics has been reported by the hook.
+            let _ = catch_unwind(AssertUnwindSafe(|| awaiter.wake()));
         }
     }
 }
@@ -141,8 +142,9 @@ impl<T> Packet<T> {
 pin_project_lite::pin_project! {
     /// A future whose result goes into a packet, whatever becomes of it.
     pub(super) struct Deliver<F: Future> {
+        // `None` once it is ready: the future goes before its result is told.
         #[pin]
-        future: F,
+        future: Option<F>,
         packet: Sender<F::Output>,
     }
 }
@@ -180,8 +182,15 @@ impl<T> Sender<T> {
                 return core.note_panic();
             }
         };
-        let task = core.spawn(Deliver { future, packet: self });
-        packet.lock().task = Some(task.to_ref());
+        let task = core.spawn(Deliver { future: Some(future), packet: self });
+        let mut state = packet.lock();
+        if state.cancelled {
+            // While the future was being made, when there was no task to cancel.
+            drop(state);
+            return drop(task);
+        }
+        state.task = Some(task.to_ref());
+        drop(state);
         task.detach();
     }
 }
@@ -190,8 +199,9 @@ impl<F: Future> Future for Deliver<F> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        let result = match catch_unwind(AssertUnwindSafe(|| this.future.poll(cx))) {
+        let mut this = self.project();
+        let future = this.future.as_mut().as_pin_mut().expect("a task is not polled after it was ready");
+        let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
             Err(payload) => {
@@ -199,6 +209,8 @@ impl<F: Future> Future for Deliver<F> {
                 Err(JoinError::panicked(payload))
             }
         };
+        // A future whose drop panics has still delivered.
+        let _ = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
         this.packet.0.finish(result);
         Poll::Ready(())
     }

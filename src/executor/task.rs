@@ -7,10 +7,10 @@
 //!
 //! # Who keeps it alive
 //!
-//! The owners on the core's thread count themselves in `local` (a plain number): the core's table of tasks until
-//! the task is complete, the run queue while it is in it, the handle. All of them together hold **one** reference in `refs`; every
-//! waker, and every letter to the core, holds one more. So a task that nobody else has a waker of is made, run, joined
-//! and freed without a single atomic operation on the count.
+//! On the core's thread: the core's table until the task is complete, the run queue while it is in it, the handle until
+//! it goes, and whoever runs it at the moment. All of these are known from the flags, and together hold **one**
+//! reference in `refs`, which the last of them gives up. Every waker, and every letter to the core, holds one more. So
+//! a task that nobody else has a waker of is made, run, joined and freed without a single atomic operation on the count.
 //!
 //! The future and the output are dropped by the core's thread, always: when the task completes, is cancelled, or its
 //! handle goes. When the last reference goes, on whatever thread, there is only memory to give back.
@@ -43,7 +43,8 @@ pub(super) struct Header {
     // The rest belongs to the core's thread.
     /// Valid as long as the task is not complete: a core completes all its tasks before it goes.
     core: NonNull<Core>,
-    local: Cell<u32>,
+    /// The next one in the run queue.
+    next: Cell<Option<TaskPtr>>,
     flags: Cell<u8>,
     /// The place in the core's table.
     pub(super) index: Cell<u32>,
@@ -53,7 +54,7 @@ pub(super) struct Header {
 
 /// In the run queue.
 const SCHEDULED: u8 = 1;
-/// Being polled.
+/// Somebody is in the stage: nobody else may be, and it is for him to look whether he was the last owner.
 const RUNNING: u8 = 2;
 /// The future has gone. The output is there if there is one and a handle.
 const COMPLETE: u8 = 4;
@@ -64,21 +65,15 @@ const HANDLE: u8 = 16;
 
 struct VTable {
     /// Polls the future; if that completes it, drops it and leaves the result in its place.
-    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Polled,
+    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Poll<()>,
+    /// Drops the future, whose poll has panicked, and leaves the panic in its place.
+    panicked: unsafe fn(NonNull<Header>, Box<dyn Any + Send>),
     /// Drops whatever is there, future or output, in its place.
     clear: unsafe fn(NonNull<Header>),
     /// Moves the result, an `Option<Result<T, JoinError>>`, to where the pointer points.
     take: unsafe fn(NonNull<Header>, *mut ()),
     /// Gives the memory back.
     free: unsafe fn(NonNull<Header>),
-}
-
-/// How a poll ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Polled {
-    Pending,
-    Ready,
-    Panicked,
 }
 
 #[repr(C)]
@@ -96,8 +91,13 @@ enum Stage<F: Future> {
 // -------------------------------------------------------------------------------------- by type of future
 
 impl<F: Future> Body<F> {
-    const VTABLE: VTable =
-        VTable { poll: Self::poll, clear: Self::clear, take: Self::take, free: Self::free };
+    const VTABLE: VTable = VTable {
+        poll: Self::poll,
+        panicked: Self::panicked,
+        clear: Self::clear,
+        take: Self::take,
+        free: Self::free,
+    };
 
     /// # Safety
     ///
@@ -107,27 +107,34 @@ impl<F: Future> Body<F> {
         unsafe { &mut *task.cast::<Body<F>>().as_ref().stage.get() }
     }
 
-    unsafe fn poll(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled {
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            // SAFETY: `run` calls this once at a time, on the core's thread, for a task that is not complete. RUNNING
-            // keeps everybody else out of the stage until it is over.
-            match unsafe { Self::stage(task) } {
-                // SAFETY: the future lies in the heap and is not moved until it is dropped there.
-                Stage::Future(future) => unsafe { Pin::new_unchecked(future) }.poll(cx),
-                _ => unreachable!("a task that is not complete has its future"),
-            }
-        }));
-        let (polled, result) = match polled {
-            Ok(Poll::Pending) => return Polled::Pending,
-            Ok(Poll::Ready(output)) => (Polled::Ready, Ok(output)),
-            Err(payload) => (Polled::Panicked, Err(payload)),
+    unsafe fn poll(task: NonNull<Header>, cx: &mut Context<'_>) -> Poll<()> {
+        // SAFETY: `run` calls this once at a time, on the core's thread, for a task that is not complete. RUNNING keeps
+        // everybody else out of the stage until it is over. The future lies in the heap and is not moved until it is
+        // dropped there.
+        let output = match unsafe { Self::stage(task) } {
+            Stage::Future(future) => std::task::ready!(unsafe { Pin::new_unchecked(future) }.poll(cx)),
+            _ => unreachable!("a task that is not complete has its future"),
         };
-        // A future whose drop panics after it was ready has still delivered.
         // SAFETY: as above.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { Self::clear(task) }));
-        // SAFETY: as above; the place is empty.
-        unsafe { *Self::stage(task) = Stage::Done(result) };
-        polled
+        unsafe { Self::finish(task, Ok(output)) };
+        Poll::Ready(())
+    }
+
+    unsafe fn panicked(task: NonNull<Header>, payload: Box<dyn Any + Send>) {
+        // SAFETY: the caller's promise, which is that of `finish`.
+        unsafe { Self::finish(task, Err(payload)) };
+    }
+
+    /// # Safety
+    ///
+    /// The task is RUNNING and not complete, and the caller is the only one in the stage.
+    unsafe fn finish(task: NonNull<Header>, result: Result<F::Output, Box<dyn Any + Send>>) {
+        // A future whose drop panics has still delivered.
+        // SAFETY: the caller's promise. The place is empty when it is written.
+        unsafe {
+            let _ = catch_unwind(AssertUnwindSafe(|| Self::clear(task)));
+            *Self::stage(task) = Stage::Done(result);
+        }
     }
 
     unsafe fn clear(task: NonNull<Header>) {
@@ -179,8 +186,7 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
             posted: AtomicBool::new(false),
             core_id: core.id(),
             core: NonNull::from(core),
-            // The handle and the core's table.
-            local: Cell::new(2),
+            next: Cell::new(None),
             flags: Cell::new(HANDLE),
             index: Cell::new(0),
             awaiter: Cell::new(None),
@@ -220,42 +226,39 @@ impl TaskPtr {
         self.header().flags.set(self.header().flags.get() & !flag);
     }
 
-    /// To be put into the run queue? If so, the queue owns it from now on.
-    pub fn schedule(&self) -> bool {
-        let header = self.header();
-        if header.flags.get() & (SCHEDULED | COMPLETE) != 0 {
-            return false;
-        }
-        self.set(SCHEDULED);
-        header.local.set(header.local.get() + 1);
-        true
-    }
-
-    /// Polls a task that comes out of the run queue.
+    /// Polls a task that comes out of the run queue. If this panics, the caller has to say so to
+    /// [`panicked`](TaskPtr::panicked): to catch every poll by itself would cost each of them.
     #[inline]
     pub fn run(self, core: &Core) {
         let header = self.header();
-        let flags = header.flags.get();
-        if flags & COMPLETE == 0 {
-            header.flags.set((flags & !SCHEDULED) | RUNNING);
-            budget::grant();
-            // SAFETY: the waker is not dropped, so it needs no reference of its own: this task is kept by the queue's.
-            let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(self.0)) });
-            // SAFETY: this is the core's thread, the task is not complete, and it is not running already: RUNNING was
-            // clear, because only this function sets it and a task in the queue is run once.
-            let polled = unsafe { (header.vtable.poll)(self.0, &mut Context::from_waker(&waker)) };
-            let flags = header.flags.get() & !RUNNING;
+        let flags = header.flags.get() & !SCHEDULED;
+        if flags & COMPLETE != 0 {
             header.flags.set(flags);
-            if polled != Polled::Pending {
-                self.complete(core);
-                if polled == Polled::Panicked {
-                    core.note_panic();
-                }
-            } else if flags & CANCELLED != 0 {
-                self.cancel();
-            }
+            return self.release();
         }
-        self.release();
+        header.flags.set(flags | RUNNING);
+        budget::grant();
+        // SAFETY: the waker is not dropped, so it needs no reference of its own: this thread keeps the task.
+        let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(self.0)) });
+        // SAFETY: this is the core's thread, the task is not complete, and it was not running: a core runs one task at a
+        // time, and RUNNING keeps everybody else out.
+        let polled = unsafe { (header.vtable.poll)(self.0, &mut Context::from_waker(&waker)) };
+        if polled.is_ready() {
+            return self.complete(core);
+        }
+        let flags = header.flags.get() & !RUNNING;
+        header.flags.set(flags);
+        if flags & CANCELLED != 0 {
+            self.cancel();
+        }
+    }
+
+    /// The poll of this task has unwound out of [`run`](TaskPtr::run).
+    pub fn panicked(self, core: &Core, payload: Box<dyn Any + Send>) {
+        // SAFETY: RUNNING is still set, so nobody else is in the stage, and the future is still there: the poll did not
+        // come to its end.
+        unsafe { (self.header().vtable.panicked)(self.0, payload) };
+        self.complete(core);
     }
 
     /// Drops the future of a task that is not complete; at once, or, if it is running, after that.
@@ -269,25 +272,23 @@ impl TaskPtr {
         }
         // SAFETY: the task is not complete, so its core is there, and this is its thread.
         let core = unsafe { self.header().core.as_ref() };
-        // Kept for the time of this function: the table gives it up in `complete`.
-        self.header().local.set(self.header().local.get() + 1);
         self.set(RUNNING);
         // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage. Destructors are the user's:
         // a panic in one has been reported by the hook and concerns nobody else.
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
-        self.unset(RUNNING);
         self.complete(core);
-        self.release();
     }
 
-    /// The future has gone: the table gives the task up, and whoever waits for the result may have it.
+    /// The future of this task, which is RUNNING, has gone: the table gives it up, and whoever waits for the result may
+    /// have it.
     fn complete(self, core: &Core) {
         self.set(COMPLETE);
         if !self.has(HANDLE) {
             self.clear_output();
         }
-        let awaiter = self.header().awaiter.take();
         core.forget(self);
+        let awaiter = self.header().awaiter.take();
+        self.unset(RUNNING);
         self.release();
         if let Some(awaiter) = awaiter {
             // It may be anybody's waker; one that panics has been reported by the hook.
@@ -300,11 +301,10 @@ impl TaskPtr {
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
     }
 
-    /// One local owner less.
+    /// An owner on the core's thread has gone: if it was the last one, so does their reference.
     fn release(self) {
-        let local = self.header().local.get() - 1;
-        self.header().local.set(local);
-        if local == 0 {
+        let flags = self.header().flags.get();
+        if flags & COMPLETE != 0 && flags & (SCHEDULED | RUNNING | HANDLE) == 0 {
             self.release_ref();
         }
     }
@@ -317,6 +317,68 @@ impl TaskPtr {
             // SAFETY: it was the last reference.
             unsafe { (header.vtable.free)(self.0) };
         }
+    }
+}
+
+/// Tasks that are to be run, in order.
+#[derive(Default)]
+pub(super) struct Queue {
+    ends: Cell<Option<(TaskPtr, TaskPtr)>>,
+}
+
+impl Queue {
+    /// Puts `task` at the end, unless it is in the queue or complete.
+    #[inline]
+    pub fn push_back(&self, task: TaskPtr) -> bool {
+        let pushed = task.schedule();
+        if pushed {
+            task.header().next.set(None);
+            let first = match self.ends.get() {
+                None => task,
+                Some((first, last)) => {
+                    last.header().next.set(Some(task));
+                    first
+                }
+            };
+            self.ends.set(Some((first, task)));
+        }
+        pushed
+    }
+
+    /// Puts `task` at the front, unless it is in the queue or complete.
+    pub fn push_front(&self, task: TaskPtr) -> bool {
+        let pushed = task.schedule();
+        if pushed {
+            let ends = self.ends.get();
+            task.header().next.set(ends.map(|(first, _)| first));
+            self.ends.set(Some((task, ends.map_or(task, |(_, last)| last))));
+        }
+        pushed
+    }
+
+    /// The first one, which is to be [run](TaskPtr::run) now.
+    #[inline]
+    pub fn pop_front(&self) -> Option<TaskPtr> {
+        let (first, last) = self.ends.get()?;
+        self.ends.set(first.header().next.get().map(|next| (next, last)));
+        Some(first)
+    }
+
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.ends.get().is_none()
+    }
+}
+
+impl TaskPtr {
+    /// May it be put into the queue? Then it is there from now on.
+    fn schedule(self) -> bool {
+        let flags = self.header().flags.get();
+        let may = flags & (SCHEDULED | COMPLETE) == 0;
+        if may {
+            self.header().flags.set(flags | SCHEDULED);
+        }
+        may
     }
 }
 
@@ -391,11 +453,11 @@ impl<T> Task<T> {
 impl TaskPtr {
     /// The handle goes.
     fn let_go(self) {
-        self.unset(HANDLE);
         let awaiter = self.header().awaiter.take();
-        if self.has(COMPLETE) {
+        if self.has(COMPLETE) && !self.has(RUNNING) {
             self.clear_output();
         }
+        self.unset(HANDLE);
         self.release();
         drop(awaiter);
     }

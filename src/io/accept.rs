@@ -72,7 +72,7 @@ impl<'a, L> Accept<'a, L> {
 
 impl<L: Accepts> Accept<'_, L> {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<L>>> {
-        ready!(budget::spend(cx));
+        ready!(budget::is_left(cx));
         let source = &self.listener.source;
         let interest = Direction::Read.interest();
         loop {
@@ -88,6 +88,7 @@ impl<L: Accepts> Accept<'_, L> {
                 Ok((fd, addr)) => {
                     source.forget(&mut self.waiter);
                     self.exhausted = None;
+                    budget::spend();
                     let connection = Async::with_kind(L::Connection::from(fd), L::KIND)?;
                     return Poll::Ready(Ok((connection, L::address(&addr)?)));
                 }

@@ -26,35 +26,61 @@ const BUFFER_LEN: usize = 64 * 1024;
 /// Buffers that a thread keeps beside the first. They are needed only while writes are pending.
 const MORE_MAX: usize = 15;
 
-type Buffer = Box<[u8; BUFFER_LEN]>;
+/// A box, as a reference: thread-locals without a destructor are faster.
+type Buffer = &'static mut [u8; BUFFER_LEN];
 
 thread_local! {
+    /// The one that is used over and over.
     static FIRST: Cell<Option<Buffer>> = const { Cell::new(None) };
-    static MORE: RefCell<Vec<Buffer>> = const { RefCell::new(Vec::new()) };
+    static MORE: RefCell<More> = const { RefCell::new(More(Vec::new())) };
 }
 
-impl Chunk {
-    /// A whole buffer, with anything in it.
-    fn take() -> Chunk {
-        let first = FIRST.try_with(Cell::take).ok().flatten();
-        Chunk { buffer: Some(first.unwrap_or_else(take_more)), len: 0 }
+/// The thread's other buffers. When the thread ends, it frees all.
+struct More(Vec<Buffer>);
+
+impl Drop for More {
+    fn drop(&mut self) {
+        self.0.drain(..).chain(FIRST.take()).for_each(free);
     }
+}
+
+fn free(buffer: Buffer) {
+    // SAFETY: every buffer comes from `Box::leak` in `take_more`, and this is the only reference to it.
+    drop(unsafe { Box::from_raw(buffer) });
 }
 
 #[cold]
 fn take_more() -> Buffer {
-    let kept = MORE.try_with(|more| more.borrow_mut().pop()).ok().flatten();
-    kept.unwrap_or_else(|| vec![0; BUFFER_LEN].into_boxed_slice().try_into().expect("its length"))
+    let kept = MORE.try_with(|more| more.borrow_mut().0.pop()).ok().flatten();
+    kept.unwrap_or_else(|| {
+        let buffer: Box<[u8; BUFFER_LEN]> =
+            vec![0; BUFFER_LEN].into_boxed_slice().try_into().expect("its length");
+        Box::leak(buffer)
+    })
 }
 
 #[cold]
 fn keep_more(buffer: Buffer) {
+    let mut buffer = Some(buffer);
     let _ = MORE.try_with(|more| {
-        let mut more = more.borrow_mut();
+        let more = &mut more.borrow_mut().0;
         if more.len() < MORE_MAX {
-            more.push(buffer);
+            more.extend(buffer.take());
         }
     });
+    // There are enough, or the thread ends.
+    buffer.map(free);
+}
+
+impl Chunk {
+    #[inline(always)]
+    fn read(mut from: impl Read) -> io::Result<Chunk> {
+        let buffer = FIRST.take().unwrap_or_else(take_more);
+        let result = from.read(buffer);
+        let mut chunk = Chunk { buffer: Some(buffer), len: 0 };
+        chunk.len = result?;
+        Ok(chunk)
+    }
 }
 
 impl Deref for Chunk {
@@ -79,9 +105,10 @@ impl Drop for Chunk {
     #[inline]
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            // No thread-local any more, while the thread ends: then it is freed.
-            let second = FIRST.try_with(|first| first.replace(Some(buffer))).ok().flatten();
-            if let Some(second) = second {
+            // This may be another thread than the one that took it, or this one at its end: is there somebody to free it?
+            if MORE.try_with(|_| ()).is_err() {
+                free(buffer);
+            } else if let Some(second) = FIRST.replace(Some(buffer)) {
                 keep_more(second);
             }
         }
@@ -139,12 +166,7 @@ where
     /// Those of reading.
     #[inline]
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
-        let read = || {
-            let mut chunk = Chunk::take();
-            let buffer = chunk.buffer.as_mut().expect("just taken");
-            chunk.len = self.get_ref().read(&mut buffer[..])?;
-            Ok(chunk)
-        };
-        poll_op(&self.source, self.kind, Direction::Read, cx, read, |chunk| chunk.len == BUFFER_LEN)
+        let full = |chunk: &Chunk| chunk.len == BUFFER_LEN;
+        poll_op(&self.source, self.kind, Direction::Read, cx, || Chunk::read(self.get_ref()), full)
     }
 }

@@ -28,7 +28,7 @@ pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
 pub use stream::{Addr, Listener, Stream};
 
-use crate::reactor::{Direction, Source, budget};
+use crate::reactor::{Direction, Seen, Source, budget};
 use crate::sys::socket;
 use futures_io::{AsyncRead, AsyncWrite};
 use kind::Kind;
@@ -395,55 +395,50 @@ fn poll_op<R>(
     mut op: impl FnMut() -> io::Result<R>,
     full: impl FnOnce(&R) -> bool,
 ) -> Poll<io::Result<R>> {
-    if kind == Kind::Unknown {
-        return poll_op_unknown(source, direction, cx, op);
-    }
+    let mut asked = false;
     loop {
         let seen = source.readiness.seen();
-        if !seen.is_ready(direction.interest()) {
+        // What is cached of a type that we do not know says nothing.
+        if !seen.is_ready(direction.interest()) && kind != Kind::Unknown {
             ready!(source.poll_ready(direction, cx))?;
             continue;
         }
-        ready!(budget::spend(cx));
+        ready!(budget::is_left(cx));
         match op() {
             Ok(result) => {
-                if kind == Kind::Tcp && seen.trusts_short() && !full(&result) {
+                if !full(&result) && kind == Kind::Tcp && seen.trusts_short() {
                     source.readiness.clear(direction.interest(), seen);
+                } else {
+                    budget::spend();
                 }
                 return Poll::Ready(Ok(result));
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                source.readiness.clear(direction.interest(), seen)
+            Err(e) => {
+                let would_block = failed(source, direction, seen, e)?;
+                if would_block && kind == Kind::Unknown {
+                    if asked {
+                        // The kernel says ready and the type says not: its own reason, which no event will end.
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    asked = true;
+                    ready!(source.poll_level(direction, cx))?;
+                }
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Poll::Ready(Err(e)),
         }
     }
 }
 
+/// The error, unless it only says that the operation is to be tried again: `true`, when there was an event.
 #[cold]
-fn poll_op_unknown<R>(
-    source: &Arc<Source>,
-    direction: Direction,
-    cx: &mut Context<'_>,
-    mut op: impl FnMut() -> io::Result<R>,
-) -> Poll<io::Result<R>> {
-    ready!(budget::spend(cx));
-    let mut asked = false;
-    loop {
-        match op() {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                if asked {
-                    // The kernel says ready and the type says not: its own reason, which no event will end.
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                asked = true;
-                ready!(source.poll_level(direction, cx))?;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return Poll::Ready(result),
+fn failed(source: &Source, direction: Direction, seen: Seen, e: io::Error) -> io::Result<bool> {
+    match e.kind() {
+        io::ErrorKind::WouldBlock => {
+            source.readiness.clear(direction.interest(), seen);
+            Ok(true)
         }
+        io::ErrorKind::Interrupted => Ok(false),
+        _ => Err(e),
     }
 }
 
@@ -520,9 +515,10 @@ impl<T: IoSafe + Write> AsyncWrite for Async<T> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Async { source, io, kind } = &mut *self;
+        let Async { source, io, .. } = &mut *self;
         let io = io.as_mut().expect(INNER);
-        poll_op(source, *kind, Direction::Write, cx, || io.flush(), |()| true)
+        // A flush that has nothing to do is ready, however full the socket is: the type is asked first.
+        poll_op(source, Kind::Unknown, Direction::Write, cx, || io.flush(), |()| true)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -557,7 +553,7 @@ where
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        poll_op(&self.source, self.kind, Direction::Write, cx, || self.get_ref().flush(), |()| true)
+        poll_op(&self.source, Kind::Unknown, Direction::Write, cx, || self.get_ref().flush(), |()| true)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

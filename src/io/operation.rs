@@ -31,7 +31,7 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>> Future for Operation<'_, T, F> {
     type Output = io::Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
-        ready!(budget::spend(cx));
+        ready!(budget::is_left(cx));
         let Operation { io, direction, waiter, op } = &mut *self;
         let (interest, readiness) = (direction.interest(), &io.source.readiness);
         loop {
@@ -46,6 +46,7 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>> Future for Operation<'_, T, F> {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     io.source.forget(waiter);
+                    budget::spend();
                     return Poll::Ready(result);
                 }
             }

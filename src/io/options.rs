@@ -8,7 +8,6 @@ use super::{Addr, Async, Kind};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use crate::time::timeout_at;
-use std::future::Future;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener};
@@ -114,8 +113,8 @@ impl Default for KeepAlive {
     }
 }
 
-/// Enough for a burst of clients that arrive within one slow turn of a loop. The waiting ones cost memory only when they
-/// are there.
+/// Enough for the clients that arrive in one slow turn of a loop. The kernel takes memory for those that wait, not for
+/// those that may.
 const BACKLOG: u32 = 1024;
 
 impl SocketOptions {
@@ -124,8 +123,8 @@ impl SocketOptions {
         SocketOptions::default()
     }
 
-    /// So many connections may wait to be accepted. The default is 1024 (std has 128), and the system's limit is below
-    /// that on some: `net.core.somaxconn`, `kern.ipc.somaxconn`.
+    /// So many connections may wait to be accepted, within the system's limit (`net.core.somaxconn`,
+    /// `kern.ipc.somaxconn`). The default is 1024; std has 128.
     pub fn backlog(mut self, connections: u32) -> SocketOptions {
         self.backlog = Some(connections);
         self
@@ -205,10 +204,10 @@ impl SocketOptions {
         self
     }
 
-    /// Dropping a connection throws away what it has not sent yet, and resets it (`SO_LINGER` of zero). For who closes
-    /// first and cannot afford the minute for which the port would stay taken.
+    /// Dropping a connection resets it, and throws away what has not been sent yet (`SO_LINGER` of zero). Its port is free
+    /// at once, instead of a minute later.
     ///
-    /// Another time to linger cannot be chosen: on Linux, dropping the connection would block the thread for as long.
+    /// There is no other time to linger for: on Linux, dropping a connection would block its thread for as long.
     pub fn reset_on_close(mut self) -> SocketOptions {
         self.reset_on_close = true;
         self
@@ -232,7 +231,7 @@ impl SocketOptions {
             let fd = self.socket(Make::TcpListener, addr)?;
             socket::set_reuse_address(fd.as_fd(), true)?;
             socket::bind(fd.as_fd(), &addr.into())?;
-            self.start_listening(fd, Kind::Socket)
+            self.start_listening(fd)
         };
         listen().map_err(|e| cannot("listen on", addr, e))
     }
@@ -267,15 +266,15 @@ impl SocketOptions {
             self.check(Make::UnixListener)?;
             let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
             socket::bind(fd.as_fd(), &SockAddr::from_unix(addr))?;
-            self.start_listening(fd, Kind::Socket)
+            self.start_listening(fd)
         };
         listen().map_err(|e| cannot("listen on", Addr::from(addr.clone()), e))
     }
 
-    fn start_listening<T: AsFd + From<OwnedFd>>(&self, fd: OwnedFd, kind: Kind) -> io::Result<Async<T>> {
+    fn start_listening<T: AsFd + From<OwnedFd>>(&self, fd: OwnedFd) -> io::Result<Async<T>> {
         let backlog = self.backlog.unwrap_or(BACKLOG);
         socket::listen(fd.as_fd(), backlog.try_into().unwrap_or(libc::c_int::MAX))?;
-        Async::with_kind(fd.into(), kind)
+        Async::with_kind(fd.into(), Kind::Socket)
     }
 
     /// Connects to `addr`.
@@ -366,7 +365,7 @@ impl SocketOptions {
             } else {
                 Err(invalid("one address is IPv4 and the other IPv6".into()))
             };
-            bound.map_err(|e| cannot("do so from", local, e))?;
+            named(format_args!("bind_addr {local}"), bound)?;
         }
         connect(fd, addr.into(), Kind::Tcp).await
     }
@@ -452,7 +451,7 @@ impl SocketOptions {
             ("bind_addr", self.bind_addr.is_some(), &[TcpStream]),
         ];
         match options.into_iter().find(|(_, is_set, of)| *is_set && !of.contains(&make)) {
-            Some((name, ..)) => Err(invalid(format!("a {make:?} made by SocketOptions has no {name}"))),
+            Some((name, ..)) => Err(invalid(format!("{name} is not an option for a {make:?}"))),
             None => Ok(()),
         }
     }
@@ -467,7 +466,7 @@ enum Make {
     UnixListener,
 }
 
-fn named(option: &str, result: io::Result<()>) -> io::Result<()> {
+fn named(option: impl fmt::Display, result: io::Result<()>) -> io::Result<()> {
     result.map_err(|e| io::Error::new(e.kind(), format!("{option}: {e}")))
 }
 

@@ -468,12 +468,8 @@ impl futures_core::Stream for Connections<'_> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         match self.get_mut() {
-            Connections::Tcp(incoming) => {
-                Pin::new(incoming).poll_next(cx).map(|next| next.map(|io| io.map(Stream::Tcp)))
-            }
-            Connections::Unix(incoming) => {
-                Pin::new(incoming).poll_next(cx).map(|next| next.map(|io| io.map(Stream::Unix)))
-            }
+            Connections::Tcp(incoming) => Pin::new(incoming).poll_next(cx).map_ok(Stream::Tcp),
+            Connections::Unix(incoming) => Pin::new(incoming).poll_next(cx).map_ok(Stream::Unix),
         }
     }
 }
@@ -518,7 +514,7 @@ conversions!(
 /// | `unix:`                           | one without a name: printed, but not accepted |
 ///
 /// What is printed can be parsed again, except that control characters, and bytes that are not UTF-8, are printed
-/// escaped: a peer's name cannot spoil a log.
+/// escaped: the name of a peer cannot break the lines of a log.
 ///
 /// # Examples
 ///

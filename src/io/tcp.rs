@@ -2,11 +2,10 @@
 
 use super::accept::{Accept, Incoming};
 use super::connect::connect;
-use super::{Async, Kind};
+use super::{Async, Kind, SocketOptions};
 use crate::reactor::Direction;
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
-use crate::time::timeout_at;
 use futures_core::Stream;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -85,14 +84,7 @@ impl Async<TcpStream> {
         addr: A,
         deadline: Instant,
     ) -> io::Result<Async<TcpStream>> {
-        let addr = addr.into();
-        match timeout_at(deadline, Async::<TcpStream>::connect(addr)).await {
-            Ok(result) => result,
-            Err(_) => {
-                let text = format!("no connection to {addr} by the deadline");
-                Err(io::Error::new(io::ErrorKind::TimedOut, text))
-            }
-        }
+        SocketOptions::new().connect_deadline(addr, deadline).await
     }
 
     /// Receives without removing what it receives. Any number of tasks may wait.

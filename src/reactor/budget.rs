@@ -21,15 +21,16 @@ pub(crate) fn grant() {
     LEFT.set(UNITS);
 }
 
-/// An operation is about to be tried.
+/// An operation is about to be tried. If nothing is left, the task has to yield first.
 #[inline]
-pub(crate) fn spend(cx: &mut Context<'_>) -> Poll<()> {
-    let left = LEFT.get();
-    if left == 0 {
-        return yield_now(cx);
-    }
-    LEFT.set(left - 1);
-    Poll::Ready(())
+pub(crate) fn is_left(cx: &mut Context<'_>) -> Poll<()> {
+    if LEFT.get() == 0 { yield_now(cx) } else { Poll::Ready(()) }
+}
+
+/// An operation has succeeded, and the next one may, too.
+#[inline]
+pub(crate) fn spend() {
+    LEFT.set(LEFT.get().wrapping_sub(1));
 }
 
 #[cold]

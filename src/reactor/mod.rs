@@ -25,7 +25,7 @@ mod wheel;
 pub use crate::sys::Backend;
 pub(crate) use clock::Clock;
 pub use clock::MockClock;
-pub(crate) use readiness::Direction;
+pub(crate) use readiness::{Direction, Seen};
 pub(crate) use shared::Shared;
 pub use shared::Turn;
 pub(crate) use source::Source;

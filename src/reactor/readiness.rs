@@ -69,10 +69,6 @@ impl Seen {
         self.0 & SPECIAL == 0
     }
 
-    pub fn asks(self) -> bool {
-        self.0 & ASKS != 0
-    }
-
     pub fn has_waiters(self) -> bool {
         self.0 & WAITING != 0
     }
@@ -85,8 +81,16 @@ pub(crate) enum Wait {
     Ready,
     /// The waker is kept, and will be woken by the next event.
     Stored,
+    /// The same, and the reactor has to be [asked](super::shared::Shared::asked).
+    StoredAndAsks,
     /// No reactor would wake it; no waker is kept.
     Orphaned,
+}
+
+impl Wait {
+    fn stored(word: usize) -> Wait {
+        if word & ASKS == 0 { Wait::Stored } else { Wait::StoredAndAsks }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -135,6 +139,14 @@ impl Readiness {
     /// something has happened since.
     #[inline]
     pub fn clear(&self, interest: Ready, seen: Seen) {
+        let next = seen.0 & !(interest.0 as usize);
+        if self.word.compare_exchange(seen.0, next, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            self.clear_slowly(interest, seen);
+        }
+    }
+
+    #[cold]
+    fn clear_slowly(&self, interest: Ready, seen: Seen) {
         let mut now = self.word.load(Ordering::Relaxed);
         while now & !(TICK - 1) == seen.0 & !(TICK - 1) && now & interest.0 as usize != 0 {
             let next = now & !(interest.0 as usize);
@@ -152,7 +164,7 @@ impl Readiness {
         let interest = direction.interest().0 as usize;
         let waiting = interest << WAITING_SHIFT;
         let now = self.word.load(Ordering::Relaxed);
-        if now & (LOCKED | interest | ORPHANED | waiting) != 0 {
+        if now & (LOCKED | interest | ORPHANED | ASKS | waiting) != 0 {
             return self.wait_slowly(direction, waker, None);
         }
         // The usual case: it has to wait, and nobody else does. (A waker is cloned outside of the lock.)
@@ -160,9 +172,12 @@ impl Readiness {
         if self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return self.wait_slowly(direction, waker, Some(clone));
         }
-        let mut locked = Locked { readiness: self, word: now, waiting: now & WAITING | waiting };
-        let none = locked.with(|w| w.slots[direction as usize].replace(clone));
+        // SAFETY: the lock bit is ours, so no other thread has a reference.
+        let none = self.waiters.with_mut(|w| unsafe { (&mut (*w).slots)[direction as usize].replace(clone) });
         debug_assert!(none.is_none(), "a waker without its bit");
+        std::mem::forget(none);
+        // Ours alone to change: both are known.
+        self.word.fetch_xor(LOCKED | waiting, Ordering::AcqRel);
         Wait::Stored
     }
 
@@ -175,16 +190,17 @@ impl Readiness {
             }
             let slot = direction as usize;
             if locked.with(|w| w.slots[slot].as_ref().is_some_and(|old| old.will_wake(waker))) {
-                return Wait::Stored;
+                return Wait::stored(locked.word);
             }
             if let Some(clone) = clone.take() {
+                let word = locked.word;
                 let replaced = locked.with(|w| w.slots[slot].replace(clone));
                 locked.waiting |= (direction.interest().0 as usize) << WAITING_SHIFT;
                 drop(locked);
                 if let Some(other) = replaced {
                     other.wake();
                 }
-                return Wait::Stored;
+                return Wait::stored(word);
             }
             drop(locked);
             clone = Some(waker.clone());
@@ -201,7 +217,7 @@ impl Readiness {
         let waiter = Waiter { interest, waker: Some(waker), fired: false };
         let key = locked.with(|w| w.list.insert(waiter));
         locked.waiting |= (interest.0 as usize) << WAITING_SHIFT;
-        (Wait::Stored, Some(key))
+        (Wait::stored(locked.word), Some(key))
     }
 
     /// Has the event come that the waiter `key` was inserted for? If not, `waker` is the one to wake from now on.
@@ -222,14 +238,15 @@ impl Readiness {
                 return Wait::Orphaned;
             }
             if same {
-                return Wait::Stored;
+                return Wait::stored(locked.word);
             }
             if let Some(clone) = clone.take() {
+                let word = locked.word;
                 let replaced = locked.with(|w| w.list[key].waker.replace(clone));
                 locked.waiting |= (interest.0 as usize) << WAITING_SHIFT;
                 drop(locked);
                 drop(replaced);
-                return Wait::Stored;
+                return Wait::stored(word);
             }
             drop(locked);
             clone = Some(waker.clone());

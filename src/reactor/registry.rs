@@ -77,12 +77,14 @@ impl Shard {
         self.0[index] = Some(place);
     }
 
-    /// Forgets `fd`, unless the number has passed to somebody else.
-    pub fn unset(&mut self, fd: RawFd, place: Place) {
-        if let Some(entry) = self.0.get_mut(fd as usize / SHARDS) {
-            if *entry == Some(place) {
+    /// Forgets `fd`, unless the number has passed to somebody else. Says whether it had not.
+    pub fn unset(&mut self, fd: RawFd, place: Place) -> bool {
+        match self.0.get_mut(fd as usize / SHARDS) {
+            Some(entry) if *entry == Some(place) => {
                 *entry = None;
+                true
             }
+            _ => false,
         }
     }
 }

@@ -159,9 +159,10 @@ impl Shared {
                 _ => None,
             }
         };
-        shard.unset(fd, registry::Place { reactor: self.id, token });
-        // The selector of a parent process is not ours to change, though we share it.
-        let result = if self.is_of_this_process() { self.poller.delete(fd) } else { Ok(()) };
+        let is_ours = shard.unset(fd, registry::Place { reactor: self.id, token });
+        // The number may have passed to another owner, if its file was closed behind our back. And the selector of a
+        // parent process is not ours to change, though we share it.
+        let result = if is_ours && self.is_of_this_process() { self.poller.delete(fd) } else { Ok(()) };
         drop(shard);
         drop(source);
         result
@@ -356,6 +357,7 @@ impl Shared {
     }
 
     /// Publishes the events; returns how many sources they concern.
+    #[inline(never)]
     fn dispatch(&self, events: &Events, wakers: &mut Vec<Waker>) -> usize {
         let sources = lock(&self.sources);
         let mut concerned = 0;
@@ -396,13 +398,15 @@ impl Shared {
 
     /// Nobody will turn it any more. All who wait for it are woken, and find another reactor when they come back.
     pub fn stop(&self, own: Option<Wheel<Waker>>) {
-        let sources = {
+        // They stay in the table until their owners drop them or find another reactor: until then, a second owner of
+        // one of their descriptors is refused.
+        let sources: Vec<Arc<Source>> = {
             let mut sources = lock(&self.sources);
             sources.stopped = true;
-            std::mem::take(&mut sources.slab)
+            sources.slab.iter().map(|(_, (_, source))| source.clone()).collect()
         };
         let mut wakers = Vec::new();
-        for (_, (_, source)) in &sources {
+        for source in &sources {
             source.readiness.orphan(&mut wakers);
         }
         {

@@ -56,7 +56,6 @@ impl Source {
     pub fn poll_ready(self: &Arc<Self>, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.process.load(Ordering::Relaxed) == fork::generation()
             && self.readiness.wait(direction, cx.waker()) == Wait::Stored
-            && !self.readiness.seen().asks()
         {
             return Poll::Pending;
         }
@@ -75,10 +74,9 @@ impl Source {
             }
             match self.readiness.wait(direction, cx.waker()) {
                 Wait::Ready => return Poll::Ready(Ok(())),
-                Wait::Stored => {
-                    if self.readiness.seen().asks() {
-                        self.ask(direction.interest());
-                    }
+                Wait::Stored => return Poll::Pending,
+                Wait::StoredAndAsks => {
+                    self.ask(direction.interest());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home()?,
@@ -118,10 +116,9 @@ impl Source {
                     self.forget(waiter);
                     return Poll::Ready(Ok(()));
                 }
-                Wait::Stored => {
-                    if self.readiness.seen().asks() {
-                        self.ask(interest);
-                    }
+                Wait::Stored => return Poll::Pending,
+                Wait::StoredAndAsks => {
+                    self.ask(interest);
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home()?,

@@ -105,7 +105,15 @@ impl Alarm {
 
     /// Moves it, and keeps the waker. `false`: it has fired, or cannot be reached; set a new one.
     pub fn reset(&self, when: Instant) -> bool {
-        let deadline = clock::nanos(when);
+        self.reset_to(clock::nanos(when))
+    }
+
+    /// Moves it to the end of time, and keeps the waker. `false`: as in [`reset`](Alarm::reset).
+    pub fn put_off(&self) -> bool {
+        self.reset_to(u64::MAX)
+    }
+
+    fn reset_to(&self, deadline: u64) -> bool {
         match self {
             Alarm::Own { reactor, key } => current::with_own(|own| match own {
                 Some(local) if local.shared.id == *reactor => local.wheel.borrow_mut().reset(*key, deadline),

@@ -1,38 +1,30 @@
 //! Something readable that one thread can make readable for another.
 
-use super::check;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// An eventfd where there is one, else a pipe. Non-blocking and close-on-exec.
+/// An eventfd where there is one, else a pair of sockets. Non-blocking and close-on-exec.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     read: OwnedFd,
-    /// The pipe's other end; an eventfd has only one.
+    /// The pair's other end; an eventfd has only one.
     write: Option<OwnedFd>,
 }
 
 impl Notifier {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn new() -> io::Result<Notifier> {
-        // SAFETY: no pointers; the descriptor that eventfd returns is ours alone.
-        let read =
-            unsafe { OwnedFd::from_raw_fd(check(libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK))?) };
+        use std::os::fd::FromRawFd;
+        // SAFETY: no pointers.
+        let fd = super::check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
+        // SAFETY: eventfd has made it, for us alone.
+        let read = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Notifier { read, write: None })
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub fn new() -> io::Result<Notifier> {
-        let mut fds = [0; 2];
-        // SAFETY: `fds` has room for the two descriptors, which are ours alone.
-        let (read, write) = unsafe {
-            check(libc::pipe(fds.as_mut_ptr()))?;
-            (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1]))
-        };
-        for fd in [&read, &write] {
-            super::socket::set_nonblocking(fd.as_fd(), true)?;
-            super::socket::set_cloexec(fd.as_fd())?;
-        }
+        let (read, write) = super::socket::pair(libc::SOCK_STREAM)?;
         Ok(Notifier { read, write: Some(write) })
     }
 
@@ -47,7 +39,8 @@ impl Notifier {
     /// Makes it unreadable, for a level-triggered selector.
     pub fn drain(&self) {
         let mut buf = [0u8; 64];
-        // SAFETY: `buf` is valid for writes of its length. A pipe may hold more than one buffer: until it is empty.
+        // Sockets may hold more than one buffer.
+        // SAFETY: `buf` is valid for writes of its length.
         while unsafe { libc::read(self.read.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) }
             == buf.len() as isize
         {}

@@ -83,6 +83,15 @@ impl Bench {
     }
 }
 
+/// Ends a thread that waits for a notification, also if the test fails.
+struct NotifyAtLast<'a>(&'a Poller);
+
+impl Drop for NotifyAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.notify();
+    }
+}
+
 /// Two connected sockets: ours, which does not block, and the peer's, which does.
 fn unix_pair() -> (UnixStream, UnixStream) {
     let (ours, peer) = UnixStream::pair().unwrap();
@@ -107,12 +116,21 @@ fn pipe() -> (File, File) {
     }
 }
 
-/// One of the highest numbers that a descriptor can have: it will not be given to another test, in another thread.
-fn high_fd(nth: RawFd) -> RawFd {
+/// The limit on descriptors, once it is high enough for these tests.
+fn descriptor_limit() -> RawFd {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for writes.
-    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) }).unwrap();
-    limit.rlim_cur.min(1 << 16) as RawFd - nth
+    // SAFETY: `limit` is valid for writes, and for reads.
+    unsafe {
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit)).unwrap();
+        limit.rlim_cur = limit.rlim_cur.max(4096);
+        check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit)).unwrap();
+    }
+    limit.rlim_cur.min(8192) as RawFd
+}
+
+/// One of the highest numbers that a descriptor can have: no other test, in another thread, is given it.
+fn high_fd(nth: RawFd) -> RawFd {
+    descriptor_limit() - nth
 }
 
 /// Another name for a file, with this number.
@@ -460,30 +478,30 @@ fn a_close_during_a_wait_reaches_the_peer() {
                     poller.wait(events, None).unwrap();
                 }
             });
-            for _ in 0..ROUNDS {
+            let _notify = NotifyAtLast(poller);
+            for round in 0..ROUNDS {
                 let (ours, mut peer) = unix_pair();
                 poller.add(ours.as_raw_fd(), TOKEN).unwrap();
                 poller.arm(ours.as_raw_fd(), TOKEN, Ready::READABLE);
-                thread::yield_now();
+                // Long enough, in some rounds, for the other thread to be waiting for it.
+                (0..round).for_each(|_| thread::yield_now());
                 poller.delete(ours.as_raw_fd()).unwrap();
                 drop(ours);
                 peer.set_read_timeout(Some(PATIENCE)).unwrap();
                 assert_eq!(peer.read(&mut [0]).unwrap(), 0);
             }
-            poller.notify();
         });
     });
 }
 
 #[test]
 fn a_late_event_does_not_disarm_a_successor() {
-    const ROUNDS: u64 = 2_000;
+    const ROUNDS: u64 = 200;
     each(|mut bench| {
         let Bench { poller, events } = &mut bench;
         let poller = &*poller;
         let (sender, receiver) = mpsc::channel();
-        let (ours, mut peer) = unix_pair();
-        peer.write_all(b"x").unwrap();
+        let (mut ours, mut peer) = unix_pair();
         let fd = ours.as_raw_fd();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -492,16 +510,22 @@ fn a_late_event_does_not_disarm_a_successor() {
                     events.iter().for_each(|event| sender.send(event).unwrap());
                 }
             });
-            for token in 0..ROUNDS {
-                poller.add(fd, token).unwrap();
-                poller.arm(fd, token, Ready::READABLE);
-                if token % 2 == 1 {
-                    let is_it = |event: Event| event.token == token && event.ready.contains(Ready::READABLE);
-                    while !is_it(receiver.recv_timeout(PATIENCE).unwrap()) {}
-                }
+            let _notify = NotifyAtLast(poller);
+            for round in 0..ROUNDS {
+                let (first, successor) = (2 * round, 2 * round + 1);
+                poller.add(fd, first).unwrap();
+                poller.arm(fd, first, Ready::READABLE);
+                // Long enough, in some rounds, for the other thread to be waiting for it.
+                (0..round).for_each(|_| thread::yield_now());
+                peer.write_all(b"x").unwrap();
+                poller.delete(fd).unwrap();
+                poller.add(fd, successor).unwrap();
+                poller.arm(fd, successor, Ready::READABLE);
+                let is_it = |event: Event| event.token == successor && event.ready.contains(Ready::READABLE);
+                while !is_it(receiver.recv_timeout(PATIENCE).unwrap()) {}
+                assert_eq!(ours.read(&mut [0]).unwrap(), 1);
                 poller.delete(fd).unwrap();
             }
-            poller.notify();
         });
     });
 }
@@ -509,7 +533,7 @@ fn a_late_event_does_not_disarm_a_successor() {
 #[test]
 fn more_than_one_wait_can_tell_comes_out_of_several() {
     const FILES: usize = EVENTS_PER_WAIT_MAX * 3 / 2;
-    raise_descriptor_limit();
+    assert!(FILES < descriptor_limit() as usize);
     each(|mut bench| {
         let (read, mut write) = pipe();
         write.write_all(b"x").unwrap();
@@ -530,16 +554,6 @@ fn more_than_one_wait_can_tell_comes_out_of_several() {
         }
         bench.assert_quiet();
     });
-}
-
-fn raise_descriptor_limit() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is valid for writes, and for reads.
-    unsafe {
-        check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit)).unwrap();
-        limit.rlim_cur = limit.rlim_cur.max(4096);
-        check(libc::setrlimit(libc::RLIMIT_NOFILE, &limit)).unwrap();
-    }
 }
 
 // ---- arm: only poll(2) needs it ----
@@ -662,7 +676,7 @@ fn a_notification_comes_with_what_is_ready() {
 #[test]
 fn many_notifications_are_one_and_the_next_is_another() {
     each(|mut bench| {
-        // More than a pipe can hold.
+        // More than a pipe or a socket can hold.
         for _ in 0..100_000 {
             bench.poller.notify();
         }
@@ -787,7 +801,7 @@ fn an_interrupted_wait_has_no_error_and_no_events() {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
-        check(libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut())).unwrap();
+        check(libc::sigaction(libc::SIGWINCH, &action, std::ptr::null_mut())).unwrap();
     }
     each(|mut bench| {
         static RETURNED: AtomicBool = AtomicBool::new(false);
@@ -800,7 +814,7 @@ fn an_interrupted_wait_has_no_error_and_no_events() {
         let start = Instant::now();
         while !RETURNED.load(Ordering::SeqCst) {
             // SAFETY: the thread is not joined yet, so that it can be named.
-            unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGUSR1) };
+            unsafe { libc::pthread_kill(waiter.as_pthread_t(), libc::SIGWINCH) };
             thread::yield_now();
         }
         assert!(start.elapsed() < PATIENCE);

@@ -81,7 +81,8 @@ impl Interval {
     /// Like [`tick`](Interval::tick).
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         // A period so short that a tick is always due must not keep the task running.
-        ready!(budget::spend(cx));
+        ready!(budget::is_left(cx));
+        budget::spend();
         let due = ready!(Pin::new(&mut self.timer).poll(cx));
         match self.next(due, current::now()) {
             Some(next) => self.timer.set_at(next),
@@ -101,7 +102,8 @@ impl Interval {
             MissedTicks::Delay => now.checked_add(self.period),
             MissedTicks::Skip => {
                 let into_period = (now - due).as_nanos() % self.period.as_nanos();
-                let rest = self.period.as_nanos() - into_period;
+                // Zero if one is due right now: that one is not past.
+                let rest = (self.period.as_nanos() - into_period) % self.period.as_nanos();
                 now.checked_add(Duration::new((rest / 1_000_000_000) as u64, (rest % 1_000_000_000) as u32))
             }
         }

@@ -123,17 +123,25 @@ impl Timer {
         self.set_at(start);
     }
 
-    /// Makes it never fire, until it is set again. A task that waits for it is not woken.
+    /// Makes it never fire, until it is set again. A task that waits for it is not woken; if it is set while that task
+    /// still waits, the task is woken at the new time.
     pub fn clear(&mut self) {
         self.when = None;
-        if let Some(alarm) = self.alarm.take() {
+        // It keeps the waker, and its place: to be set again, which is what mostly follows, is a store then.
+        if let Some(alarm) = self.alarm.take_if(|alarm| !alarm.put_off()) {
             alarm.cancel();
         }
     }
 
     #[inline]
     fn poll_fire(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
-        let Some(when) = self.when else { return Poll::Pending };
+        let Some(when) = self.when else {
+            // Cleared, perhaps, while it was waited for: who polls last is woken if it is set again.
+            if let Some(alarm) = self.alarm.take_if(|alarm| alarm.poll(cx.waker()) != State::Pending) {
+                alarm.cancel();
+            }
+            return Poll::Pending;
+        };
         if let Some(alarm) = &self.alarm {
             if alarm.poll(cx.waker()) == State::Pending {
                 return Poll::Pending;
@@ -150,7 +158,8 @@ impl Timer {
             Timer::ONCE => None,
             period => {
                 // A period so short that it is always time must not keep the task running.
-                ready!(budget::spend(cx));
+                ready!(budget::is_left(cx));
+                budget::spend();
                 when.checked_add(period)
             }
         };

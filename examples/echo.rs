@@ -61,7 +61,7 @@ async fn serve(
     accepting.cancel();
     match drain(common::DRAIN).await {
         0 => {}
-        left => eprintln!("core {core} cuts off {left} connections"),
+        left => eprintln!("connections cut off on core {core}: {left}"),
     }
     Ok(())
 }

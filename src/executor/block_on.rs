@@ -1,6 +1,6 @@
 //! Running one future on any thread.
 
-use crate::reactor::fallback::Blocking;
+use crate::reactor::fallback::Call;
 use crate::reactor::{Shared, budget, current, registry};
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -28,11 +28,12 @@ use std::time::Duration;
 /// assert_eq!(answer, 42);
 /// ```
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let parker = CACHE.take().unwrap_or_else(Parker::new);
+    // No thread-local any more, while the thread ends: then there is nothing to keep.
+    let parker = CACHE.try_with(RefCell::take).ok().flatten().unwrap_or_else(Parker::new);
     let waker = Waker::from(parker.clone());
     let result = run(future, &parker, &waker);
     drop(waker);
-    CACHE.replace(Some(parker));
+    let _ = CACHE.try_with(|cache| cache.replace(Some(parker)));
     result
 }
 
@@ -49,8 +50,7 @@ const POLLS_PER_TURN: u32 = 64;
 fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) -> T {
     let mut future = pin!(future);
     let cx = &mut Context::from_waker(waker);
-    // Made at the first wait: a future that is ready needs no reactor.
-    let mut blocking: Option<Blocking> = None;
+    let mut call = Call::new();
     let mut notices = Notices(false);
     let mut polls = 0;
     parker.state.store(NOTIFIED, Ordering::Release);
@@ -74,10 +74,7 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
             Some(parker.drive(&own.shared, timeout, || Some(turn())))
         });
         let result = own.unwrap_or_else(|| {
-            if blocking.as_ref().is_none_or(|blocking| !blocking.is_of_this_process()) {
-                blocking = Some(Blocking::new());
-            }
-            let fallback = blocking.as_ref().expect("made above").fallback();
+            let fallback = call.wait();
             let result = parker.drive(&fallback.shared, timeout, || fallback.try_turn(waker, timeout));
             fallback.unpark(waker);
             result

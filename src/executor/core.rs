@@ -8,8 +8,9 @@ use super::join::{JoinHandle, packet};
 use super::settings::{Panics, Settings, SlowPoll};
 use super::stats::{Counters, Stats};
 use super::task::{self, Queue, Task, TaskPtr, TaskRef};
+use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
-use crate::reactor::{Shared, budget, current, wake_all};
+use crate::reactor::{Shared, budget, current};
 use crate::sys::fork::PerProcess;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -31,6 +32,8 @@ pub(super) struct Core {
     tasks: RefCell<Slab<TaskPtr>>,
     local: Local,
     mailbox: Arc<Mailbox>,
+    /// Room for the letters that are being read.
+    letters: Cell<Vec<Letter>>,
     settings: Settings,
     /// Nothing is spawned any more.
     closed: Cell<bool>,
@@ -38,10 +41,10 @@ pub(super) struct Core {
     stopped: Cell<bool>,
     /// Somebody is in `block_on`.
     running: Cell<bool>,
-    /// Who waits for the last task to be complete.
-    on_empty: RefCell<Vec<Waker>>,
-    /// Who waits for the request to shut down.
-    on_shutdown: RefCell<Vec<Waker>>,
+    /// It has been asked to end, and has read all that was in its inbox before.
+    ending: Cell<bool>,
+    /// Somebody waits for the last task to be complete.
+    drains: Cell<bool>,
     /// The state of the generator that shuffles the queue.
     shuffle: Cell<u64>,
 }
@@ -54,6 +57,10 @@ pub(super) struct Mailbox {
     inbox: Mutex<Option<Vec<Letter>>>,
     /// Set when the core is asked to end: by when its tasks should have (`None`: no limit).
     end: OnceLock<Option<Instant>>,
+    /// Who waits for the last task to be complete.
+    pub on_empty: Waiters,
+    /// Who waits for the request to shut down.
+    pub on_shutdown: Waiters,
     pub counters: Counters,
 }
 
@@ -163,6 +170,8 @@ impl Core {
             reactor: local.shared.clone(),
             inbox: Mutex::new(Some(Vec::new())),
             end: OnceLock::new(),
+            on_empty: Waiters::default(),
+            on_shutdown: Waiters::default(),
             counters: Counters::default(),
         });
         let cores = CORES.get();
@@ -175,12 +184,13 @@ impl Core {
             tasks: RefCell::default(),
             local,
             mailbox,
+            letters: Cell::default(),
             settings,
             closed: Cell::new(false),
             stopped: Cell::new(false),
             running: Cell::new(false),
-            on_empty: RefCell::default(),
-            on_shutdown: RefCell::default(),
+            ending: Cell::new(false),
+            drains: Cell::new(false),
             shuffle,
         }))
     }
@@ -262,8 +272,8 @@ impl Core {
         let left = tasks.len();
         drop(tasks);
         self.counters().tasks_alive.set(left as u64);
-        if left == 0 {
-            wake_all(&mut self.on_empty.take());
+        if left == 0 && self.drains.take() {
+            self.mailbox.on_empty.wake();
         }
     }
 
@@ -283,10 +293,11 @@ impl Core {
                 polled = self.queue.pop_front();
                 let Some(task) = polled else { break };
                 left -= 1;
-                match &self.settings.slow_poll {
+                let was_polled = match &self.settings.slow_poll {
                     None => task.run(self),
                     Some(slow) => self.run_watched(task, slow),
-                }
+                };
+                left += usize::from(!was_polled);
                 polled = None;
             }
         })) {
@@ -299,9 +310,9 @@ impl Core {
     }
 
     #[cold]
-    fn run_watched(&self, task: TaskPtr, slow: &SlowPoll) {
+    fn run_watched(&self, task: TaskPtr, slow: &SlowPoll) -> bool {
         let started = Instant::now();
-        task.run(self);
+        let was_polled = task.run(self);
         let took = started.elapsed();
         let longest = &self.counters().longest_poll_ns;
         longest.set(longest.get().max(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)));
@@ -309,6 +320,7 @@ impl Core {
             // Its own panics are its own affair.
             let _ = catch_unwind(AssertUnwindSafe(|| (slow.hook)(took)));
         }
+        was_polled
     }
 
     // -------------------------------------------------------------------------------------------- loop
@@ -395,13 +407,16 @@ impl Core {
     }
 
     fn read_letters(&self) {
-        let letters = match self.mailbox.inbox().as_mut() {
-            Some(inbox) => std::mem::take(inbox),
+        // Two lists take turns: once they have grown, a letter allocates nothing.
+        let mut letters = self.letters.take();
+        match self.mailbox.inbox().as_mut() {
+            Some(inbox) => std::mem::swap(inbox, &mut letters),
             None => return,
-        };
-        for letter in letters {
+        }
+        for letter in letters.drain(..) {
             self.read(letter);
         }
+        self.letters.set(letters);
     }
 
     fn read(&self, letter: Letter) {
@@ -415,37 +430,34 @@ impl Core {
             Letter::Cancel(task) => task.open(self).cancel(),
             // What a closure captured may panic when it is dropped, because it was cancelled on its way here.
             Letter::Run(run) => drop(catch_unwind(AssertUnwindSafe(|| run(self)))),
-            Letter::Shutdown => wake_all(&mut self.on_shutdown.take()),
+            Letter::Shutdown => {
+                self.ending.set(true);
+                self.mailbox.on_shutdown.wake();
+            }
         }
     }
 
-    /// Until the core is asked to shut down.
-    pub fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.mailbox.end.get().is_some() {
+    /// Until the core is asked to shut down. It hears of that by a letter, so tasks that were sent before have come.
+    pub fn poll_shutdown(&self, cx: &mut Context<'_>, waiting: &mut Waiting) -> Poll<()> {
+        if self.ending.get() {
             return Poll::Ready(());
         }
-        remember(&self.on_shutdown, cx.waker());
+        waiting.wait(&self.mailbox, cx.waker());
         Poll::Pending
     }
 
     /// Until no task is left.
-    pub fn poll_empty(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_empty(&self, cx: &mut Context<'_>, waiting: &mut Waiting) -> Poll<()> {
         if self.tasks.borrow().is_empty() {
             return Poll::Ready(());
         }
-        remember(&self.on_empty, cx.waker());
+        self.drains.set(true);
+        waiting.wait(&self.mailbox, cx.waker());
         Poll::Pending
     }
 
     pub fn tasks_alive(&self) -> usize {
         self.tasks.borrow().len()
-    }
-}
-
-fn remember(wakers: &RefCell<Vec<Waker>>, waker: &Waker) {
-    if !wakers.borrow().iter().any(|known| known.will_wake(waker)) {
-        let clone = waker.clone();
-        wakers.borrow_mut().push(clone);
     }
 }
 

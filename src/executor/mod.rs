@@ -12,6 +12,7 @@ mod local;
 mod settings;
 mod stats;
 mod task;
+mod waiters;
 
 pub use block_on::block_on;
 pub use cores::{CoreHandle, Cores, CoresBuilder};
@@ -22,6 +23,7 @@ pub use stats::Stats;
 pub use task::Task;
 
 use self::core::Core;
+use self::waiters::Waiting;
 use crate::reactor::current::now;
 use crate::time::timeout_at;
 use std::future::{Future, poll_fn};
@@ -132,7 +134,8 @@ pub async fn yield_now() {
 /// # std::io::Result::Ok(())
 /// ```
 pub async fn shutdown_requested() {
-    poll_fn(|cx| with_core("shutdown_requested", |core| core.poll_shutdown(cx))).await;
+    let mut waiting = Waiting::new(|mailbox| &mailbox.on_shutdown);
+    poll_fn(|cx| with_core("shutdown_requested", |core| core.poll_shutdown(cx, &mut waiting))).await;
 }
 
 /// Waits until all tasks of the current core have ended, for at most `limit`. Returns how many are left.
@@ -160,7 +163,8 @@ pub async fn drain(limit: Duration) -> usize {
 }
 
 async fn drain_until(deadline: Option<Instant>) -> usize {
-    let empty = poll_fn(|cx| with_core("drain", |core| core.poll_empty(cx)));
+    let mut waiting = Waiting::new(|mailbox| &mailbox.on_empty);
+    let empty = poll_fn(|cx| with_core("drain", |core| core.poll_empty(cx, &mut waiting)));
     match deadline {
         Some(deadline) => drop(timeout_at(deadline, empty).await),
         None => empty.await,

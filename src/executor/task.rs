@@ -226,15 +226,16 @@ impl TaskPtr {
         self.header().flags.set(self.header().flags.get() & !flag);
     }
 
-    /// Polls a task that comes out of the run queue. If this panics, the caller has to say so to
+    /// Polls a task that comes out of the run queue, unless it was cancelled in there (`false`). If this panics, the caller has to say so to
     /// [`panicked`](TaskPtr::panicked): to catch every poll by itself would cost each of them.
     #[inline]
-    pub fn run(self, core: &Core) {
+    pub fn run(self, core: &Core) -> bool {
         let header = self.header();
         let flags = header.flags.get() & !SCHEDULED;
         if flags & COMPLETE != 0 {
             header.flags.set(flags);
-            return self.release();
+            self.release();
+            return false;
         }
         header.flags.set(flags | RUNNING);
         budget::grant();
@@ -244,13 +245,15 @@ impl TaskPtr {
         // time, and RUNNING keeps everybody else out.
         let polled = unsafe { (header.vtable.poll)(self.0, &mut Context::from_waker(&waker)) };
         if polled.is_ready() {
-            return self.complete(core);
+            self.complete(core);
+            return true;
         }
         let flags = header.flags.get() & !RUNNING;
         header.flags.set(flags);
         if flags & CANCELLED != 0 {
             self.cancel();
         }
+        true
     }
 
     /// The poll of this task has unwound out of [`run`](TaskPtr::run).

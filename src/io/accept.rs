@@ -81,6 +81,8 @@ impl<L: Accepts> Accept<'_, L> {
             }
             let seen = source.readiness.seen();
             if !seen.is_ready(interest) {
+                // Somebody else has emptied the queue: the next connection is what to wait for, and no timer.
+                self.exhausted = None;
                 ready!(source.poll_waiter(&mut self.waiter, interest, cx))?;
                 continue;
             }

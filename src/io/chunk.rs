@@ -83,6 +83,9 @@ impl Chunk {
     }
 }
 
+/// Bytes, which a panic leaves as they are.
+impl std::panic::UnwindSafe for Chunk {}
+
 impl Deref for Chunk {
     type Target = [u8];
 

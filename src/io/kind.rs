@@ -1,6 +1,6 @@
 //! What is known of a type, and so which shortcuts its operations may take.
 
-use crate::sys::socket;
+use crate::sys::option;
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,7 +22,7 @@ impl Kind {
     pub fn of<T>(fd: BorrowedFd<'_>) -> Kind {
         if is::<T, TcpStream>() {
             // A `TcpStream` can be made of any descriptor.
-            if socket::is_tcp(fd) { Kind::Tcp } else { Kind::Socket }
+            if option::is_tcp(fd) { Kind::Tcp } else { Kind::Socket }
         } else if is::<T, TcpListener>()
             || is::<T, UdpSocket>()
             || is::<T, UnixStream>()

@@ -6,7 +6,7 @@
 use super::connect::connect;
 use super::{Addr, Async, Kind};
 use crate::sys::addr::SockAddr;
-use crate::sys::socket;
+use crate::sys::{option, socket};
 use crate::time::timeout_at;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -229,7 +229,7 @@ impl SocketOptions {
         let addr = addr.into();
         let listen = || {
             let fd = self.socket(Make::TcpListener, addr)?;
-            socket::set_reuse_address(fd.as_fd(), true)?;
+            option::set_reuse_address(fd.as_fd(), true)?;
             socket::bind(fd.as_fd(), &addr.into())?;
             self.start_listening(fd)
         };
@@ -361,6 +361,9 @@ impl SocketOptions {
         let fd = self.socket(Make::TcpStream, addr)?;
         if let Some(local) = self.bind_addr {
             let bound = if local.is_ipv4() == addr.is_ipv4() {
+                if local.port() == 0 {
+                    option::set_bind_address_no_port(fd.as_fd());
+                }
                 socket::bind(fd.as_fd(), &local.into())
             } else {
                 Err(invalid("one address is IPv4 and the other IPv6".into()))
@@ -403,34 +406,34 @@ impl SocketOptions {
         let socket = socket::new(domain, kind)?;
         let fd = socket.as_fd();
         if self.reuse_port {
-            named("reuse_port", socket::set_reuse_port(fd, true))?;
+            named("reuse_port", option::set_reuse_port(fd, true))?;
         }
         if addr.is_ipv6() {
             match self.ip_versions {
                 IpVersions::AsTheSystemHasIt => {}
-                IpVersions::Both => named("dual_stack", socket::set_only_v6(fd, false))?,
-                IpVersions::OnlyV6 => named("only_v6", socket::set_only_v6(fd, true))?,
+                IpVersions::Both => named("dual_stack", option::set_only_v6(fd, false))?,
+                IpVersions::OnlyV6 => named("only_v6", option::set_only_v6(fd, true))?,
             }
         }
         if let Some(bytes) = self.recv_buffer_size {
-            named("recv_buffer_size", socket::set_recv_buffer_size(fd, bytes))?;
+            named("recv_buffer_size", option::set_recv_buffer_size(fd, bytes))?;
         }
         if let Some(bytes) = self.send_buffer_size {
-            named("send_buffer_size", socket::set_send_buffer_size(fd, bytes))?;
+            named("send_buffer_size", option::set_send_buffer_size(fd, bytes))?;
         }
         if self.nodelay {
-            named("nodelay", socket::set_nodelay(fd, true))?;
+            named("nodelay", option::set_nodelay(fd, true))?;
         }
         if let Some(KeepAlive { idle, interval, count }) = self.keep_alive {
-            named("keep_alive", socket::set_keepalive(fd, true))?;
+            named("keep_alive", option::set_keepalive(fd, true))?;
             if cfg!(not(target_os = "openbsd")) {
-                named("keep_alive: idle", socket::set_keepalive_idle(fd, idle))?;
-                named("keep_alive: interval", socket::set_keepalive_interval(fd, interval))?;
-                named("keep_alive: count", socket::set_keepalive_count(fd, count))?;
+                named("keep_alive: idle", option::set_keepalive_idle(fd, idle))?;
+                named("keep_alive: interval", option::set_keepalive_interval(fd, interval))?;
+                named("keep_alive: count", option::set_keepalive_count(fd, count))?;
             }
         }
         if self.reset_on_close {
-            named("reset_on_close", socket::set_linger(fd, Some(Duration::ZERO)))?;
+            named("reset_on_close", option::set_linger(fd, Some(Duration::ZERO)))?;
         }
         Ok(socket)
     }

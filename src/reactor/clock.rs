@@ -7,10 +7,7 @@ use std::time::{Duration, Instant};
 /// Nanoseconds of `instant`. Before the origin is 0: long past. Beyond what 64 bits hold (584 years) is the end.
 pub(crate) fn nanos(instant: Instant) -> u64 {
     let since = instant.saturating_duration_since(origin());
-    match since.as_secs().checked_mul(1_000_000_000) {
-        Some(secs) => secs.saturating_add(u64::from(since.subsec_nanos())),
-        None => u64::MAX,
-    }
+    since.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(since.subsec_nanos()))
 }
 
 /// The inverse of [`nanos`]; `None` where an `Instant` cannot hold it.
@@ -64,11 +61,6 @@ impl MockClock {
     /// If the result is beyond what an [`Instant`] can hold.
     pub fn advance(&self, by: Duration) {
         *lock_std(&self.0) += by;
-    }
-
-    pub(crate) fn advance_to(&self, instant: Instant) {
-        let mut now = lock_std(&self.0);
-        *now = instant.max(*now);
     }
 }
 

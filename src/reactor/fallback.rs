@@ -12,7 +12,7 @@
 
 use super::clock::Clock;
 use super::shared::{Scratch, Shared};
-use super::wake_all;
+use super::{current, wake_all};
 use crate::sys::Backend;
 use crate::sys::fork::PerProcess;
 use std::cell::Cell;
@@ -77,48 +77,80 @@ pub(crate) fn shared() -> io::Result<Arc<Shared>> {
 thread_local! {
     /// How many calls of `block_on` this thread is in: it will come to the seat by itself.
     static BLOCKING: Cell<usize> = const { Cell::new(0) };
+    /// It has left a waker with the shared reactor meanwhile.
+    static LEFT_WAKER: Cell<bool> = const { Cell::new(false) };
 }
 
 /// This thread has left a waker with the shared reactor: somebody has to turn it.
 pub(crate) fn ensure_driven() {
-    if BLOCKING.try_with(Cell::get).unwrap_or(0) == 0 {
-        if let Ok(fallback) = get() {
-            fallback.ensure_helper();
+    // (A thread that drives a reactor of its own inside of the call does not come before that is over.)
+    if BLOCKING.get() > 0 && current::with_own(|own| own.is_none()) {
+        LEFT_WAKER.set(true);
+    } else if let Ok(fallback) = get() {
+        fallback.ensure_helper();
+    }
+}
+
+/// A call of `block_on`. It makes no reactor unless it has to wait.
+pub(crate) struct Call {
+    blocking: Option<Blocking>,
+}
+
+impl Call {
+    pub fn new() -> Call {
+        BLOCKING.set(BLOCKING.get() + 1);
+        Call { blocking: None }
+    }
+
+    /// The shared reactor, which this thread will drive.
+    ///
+    /// # Panics
+    ///
+    /// If there is none yet and none can be made.
+    pub fn wait(&mut self) -> &'static Fallback {
+        // A new one after a fork.
+        let blocking = self.blocking.take().filter(Blocking::is_of_this_process);
+        self.blocking.insert(blocking.unwrap_or_else(Blocking::new)).0
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let others = BLOCKING.get() - 1;
+        BLOCKING.set(others);
+        let blocking = self.blocking.take();
+        if others == 0 && LEFT_WAKER.take() && blocking.is_none() {
+            // It never waited, so it never drove: as if it had, and left.
+            drop(Blocking::new());
         }
     }
 }
 
-/// A thread is in `block_on`, from making this until dropping it.
-pub(crate) struct Blocking(&'static Fallback);
+/// A thread waits in `block_on`, or will wait again, from making this until dropping it.
+struct Blocking(&'static Fallback);
 
 impl Blocking {
     /// # Panics
     ///
     /// If there is no shared reactor yet and none can be made.
-    pub fn new() -> Blocking {
+    fn new() -> Blocking {
         match get() {
             Ok(fallback) => {
                 fallback.blocked.fetch_add(1, Ordering::AcqRel);
-                BLOCKING.set(BLOCKING.get() + 1);
                 Blocking(fallback)
             }
             Err(e) => panic!("block_on needs a reactor, and the shared one cannot be made: {e}"),
         }
     }
 
-    pub fn fallback(&self) -> &'static Fallback {
-        self.0
-    }
-
     /// Not any more after a fork.
-    pub fn is_of_this_process(&self) -> bool {
+    fn is_of_this_process(&self) -> bool {
         self.0.shared.is_of_this_process()
     }
 }
 
 impl Drop for Blocking {
     fn drop(&mut self) {
-        BLOCKING.set(BLOCKING.get() - 1);
         if !self.is_of_this_process() {
             return;
         }

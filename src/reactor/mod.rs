@@ -14,11 +14,15 @@ mod clock;
 pub(crate) mod current;
 pub(crate) mod fallback;
 pub(crate) mod local;
+#[cfg(all(test, loom))]
+mod loom;
 mod park;
 mod readiness;
 pub(crate) mod registry;
 mod shared;
 mod source;
+#[cfg(all(test, not(loom)))]
+mod tests;
 pub(crate) mod timers;
 mod wheel;
 
@@ -90,6 +94,10 @@ impl Reactor {
     /// When the selector fails, which means that its descriptor was closed by somebody else; when it was made before a
     /// fork. An interruption by a signal is no error: the turn ends with nothing to report.
     pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        if timeout == Some(Duration::ZERO) {
+            // This turn is the answer to all notifications so far. (One that may wait sees to that itself.)
+            self.0.shared.park.wake();
+        }
         let result = self.enter(|| self.0.turn(timeout));
         // Between turns it counts as asleep: whoever has news for it makes its descriptor readable.
         if !self.0.shared.park.try_sleep() {
@@ -100,8 +108,8 @@ impl Reactor {
 
     /// When the next turn is due on account of a timer. `None`: no timer is set.
     ///
-    /// Timers that are due within the same 33 microseconds are due together, at the last one. After a timer was
-    /// cancelled or moved, this may be earlier than any that is left; it is never later.
+    /// Timers that follow each other within 0.1 milliseconds are due together, at the last one. After a timer was
+    /// cancelled or moved, this may be earlier than any that is left.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.0.next_deadline()
     }

@@ -53,10 +53,6 @@ impl Direction {
 pub(crate) struct Seen(usize);
 
 impl Seen {
-    pub fn ready(self) -> Ready {
-        Ready(self.0 as u32)
-    }
-
     pub fn is_ready(self, interest: Ready) -> bool {
         self.0 & interest.0 as usize != 0
     }
@@ -231,7 +227,8 @@ impl Readiness {
                 let same = waiter.waker.as_ref().is_some_and(|old| old.will_wake(waker));
                 (waiter.fired, same, waiter.interest)
             });
-            if fired {
+            // Or else, since a stopped reactor woke it, it has not been on the list of those to be told.
+            if fired || locked.word & interest.0 as usize != 0 {
                 return Wait::Ready;
             }
             if orphaned {

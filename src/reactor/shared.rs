@@ -5,6 +5,7 @@ use super::park::Park;
 use super::source::Source;
 use super::wheel::{Key, Wheel};
 use super::{fallback, registry, wake_all};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::{Backend, Events, Poller, Ready, fork};
 use slab::Slab;
@@ -12,7 +13,6 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -79,10 +79,14 @@ pub(crate) struct Scratch {
 
 impl Shared {
     pub fn new(backend: Backend, clock: Clock, is_fallback: bool) -> io::Result<Arc<Shared>> {
-        static IDS: AtomicU64 = AtomicU64::new(1);
+        Poller::new(backend).map(|poller| Shared::with_poller(poller, clock, is_fallback))
+    }
+
+    pub fn with_poller(poller: Poller, clock: Clock, is_fallback: bool) -> Arc<Shared> {
+        static IDS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
         let shared = Arc::new(Shared {
             id: IDS.fetch_add(1, Ordering::Relaxed),
-            poller: Poller::new(backend)?,
+            poller,
             park: Park::new(),
             clock,
             is_fallback,
@@ -94,7 +98,7 @@ impl Shared {
             has_mail: AtomicBool::new(false),
         });
         registry::enter(&shared);
-        Ok(shared)
+        shared
     }
 
     /// Will it still wake anybody?

@@ -100,12 +100,12 @@ impl Source {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
+            if self.process.load(Ordering::Relaxed) != fork::generation() {
+                self.find_home()?;
+            }
             let wait = match *waiter {
                 Some(key) => self.readiness.poll_waiter(key, cx.waker()),
                 None => {
-                    if self.process.load(Ordering::Relaxed) != fork::generation() {
-                        self.find_home()?;
-                    }
                     let (wait, key) = self.readiness.insert(interest, cx.waker());
                     *waiter = key;
                     wait
@@ -161,15 +161,29 @@ impl Source {
         if home.reactor.is_alive() {
             return Ok(());
         }
+        current::with_reactor(|reactor| self.move_to(&mut home, reactor))
+    }
+
+    fn move_to(self: &Arc<Self>, home: &mut Home, reactor: &Arc<Shared>) -> io::Result<()> {
         let _ = home.reactor.remove(self.fd, home.token);
-        current::with_reactor(|reactor| {
-            reactor.add(self.fd, |token| {
-                *home = Home { reactor: reactor.clone(), token };
-                self.clone()
-            })
+        reactor.add(self.fd, |token| {
+            *home = Home { reactor: reactor.clone(), token };
+            self.clone()
         })?;
         self.process.store(fork::generation(), Ordering::Relaxed);
         self.readiness.adopt(home.reactor.asks());
         Ok(())
+    }
+
+    /// Its reactor, which has stopped, is followed by this one.
+    #[cfg(all(test, loom))]
+    pub fn follow(self: &Arc<Self>, reactor: &Arc<Shared>) -> io::Result<()> {
+        self.move_to(&mut lock(&self.home), reactor)
+    }
+
+    /// [`register`](Source::register) with this reactor.
+    #[cfg(test)]
+    pub fn register_with(reactor: &Arc<Shared>, fd: RawFd) -> io::Result<Arc<Source>> {
+        current::enter_shared(reactor, || Source::register(fd))
     }
 }

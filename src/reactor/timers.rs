@@ -27,29 +27,24 @@ pub(crate) enum State {
     Lost,
 }
 
-/// Is it time? See [`Local::is_past`](super::local::Local::is_past).
-#[inline]
-pub(crate) fn is_past(when: Instant) -> bool {
-    current::with_own(|own| match own {
-        Some(local) => local.is_past(clock::nanos(when)),
-        None => when <= current::now(),
-    })
-}
-
 impl Alarm {
+    /// `None`: it is time already. (See [`Local::is_past`](super::local::Local::is_past).)
+    ///
     /// # Panics
     ///
     /// If there is no reactor yet and none can be made (no descriptors left).
     #[inline]
-    pub fn set(when: Instant, waker: &Waker) -> Alarm {
+    pub fn set(when: Instant, waker: &Waker) -> Option<Alarm> {
         let deadline = clock::nanos(when);
         current::with_own(|own| match own {
+            Some(local) if local.is_past(deadline) => None,
             Some(local) if local.shared.is_of_this_process() => {
                 let waker = waker.clone();
                 let key = local.wheel.borrow_mut().insert(deadline, waker);
-                Alarm::Own { reactor: local.shared.id, key }
+                Some(Alarm::Own { reactor: local.shared.id, key })
             }
-            _ => Alarm::set_shared(deadline, waker),
+            _ if when <= current::now() => None,
+            _ => Some(Alarm::set_shared(deadline, waker)),
         })
     }
 
@@ -73,7 +68,7 @@ impl Alarm {
     pub fn poll(&self, waker: &Waker) -> State {
         match self {
             Alarm::Own { reactor, key } => current::with_own(|own| match own {
-                Some(local) if local.shared.id == *reactor => {
+                Some(local) if local.shared.id == *reactor && local.shared.is_of_this_process() => {
                     let same = match local.wheel.borrow_mut().get_mut(*key) {
                         None => return State::Fired,
                         Some(slot) => slot.will_wake(waker),

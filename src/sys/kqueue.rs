@@ -66,7 +66,7 @@ impl Poller {
         let mut poller = Poller { kqueue, generation: fork::watch(), notifier: None };
         if poller.user(bsd::EV_ADD | bsd::EV_CLEAR, 0).is_err() {
             let notifier = Notifier::new()?;
-            // Level-triggered, and drained: under EV_CLEAR it would fill up, and a full pipe has no more edges.
+            // Level-triggered, and drained: under EV_CLEAR it would fill up, and what is full has no more edges.
             let [_, read] = both(notifier.as_fd().as_raw_fd(), bsd::EV_ADD, NOTIFY_TOKEN);
             succeed(poller.change([read])?[0])?;
             poller.notifier = Some(notifier);

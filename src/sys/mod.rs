@@ -54,7 +54,10 @@ pub(crate) mod fork;
 #[cfg(wakewheel_libkqueue)]
 mod libkqueue;
 mod notifier;
+pub(crate) mod option;
 mod poll;
+#[cfg(test)]
+pub(crate) mod scripted;
 pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
@@ -203,6 +206,8 @@ const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 pub(crate) enum Poller {
     Native(native::Poller),
     Poll(poll::Poller),
+    #[cfg(test)]
+    Scripted(std::sync::Arc<scripted::Script>),
 }
 
 impl Poller {
@@ -224,6 +229,8 @@ impl Poller {
         match self {
             Poller::Native(_) => Backend::NATIVE,
             Poller::Poll(_) => Backend::Poll,
+            #[cfg(test)]
+            Poller::Scripted(_) => Backend::NATIVE,
         }
     }
 
@@ -241,6 +248,8 @@ impl Poller {
         match self {
             Poller::Native(p) => p.add(fd, token),
             Poller::Poll(p) => p.add(fd, token),
+            #[cfg(test)]
+            Poller::Scripted(p) => p.add(fd, token),
         }
     }
 
@@ -249,6 +258,8 @@ impl Poller {
         match self {
             Poller::Native(_) => {}
             Poller::Poll(p) => p.arm(fd, token, interest),
+            #[cfg(test)]
+            Poller::Scripted(_) => {}
         }
     }
 
@@ -257,6 +268,8 @@ impl Poller {
         match self {
             Poller::Native(p) => p.delete(fd),
             Poller::Poll(p) => p.delete(fd),
+            #[cfg(test)]
+            Poller::Scripted(p) => p.delete(fd),
         }
     }
 
@@ -266,6 +279,8 @@ impl Poller {
         match self {
             Poller::Native(p) => p.holds(fd, token),
             Poller::Poll(p) => p.holds(fd, token),
+            #[cfg(test)]
+            Poller::Scripted(p) => p.holds(fd, token),
         }
     }
 
@@ -278,6 +293,8 @@ impl Poller {
         match self {
             Poller::Native(p) => p.wait(&mut events.native, &mut events.list, timeout),
             Poller::Poll(p) => p.wait(&mut events.poll, &mut events.list, timeout),
+            #[cfg(test)]
+            Poller::Scripted(p) => p.wait(&mut events.list, timeout),
         }
     }
 
@@ -286,6 +303,8 @@ impl Poller {
         match self {
             Poller::Native(p) => p.notify(),
             Poller::Poll(p) => p.notify(),
+            #[cfg(test)]
+            Poller::Scripted(p) => p.notify(),
         }
     }
 
@@ -295,6 +314,8 @@ impl Poller {
         match self {
             Poller::Native(p) => p.as_fd(),
             Poller::Poll(p) => p.as_fd(),
+            #[cfg(test)]
+            Poller::Scripted(_) => unreachable!("a script has no descriptor"),
         }
     }
 }

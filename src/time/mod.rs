@@ -1,7 +1,7 @@
 //! Waiting for a moment: [`Timer`], [`Interval`], [`timeout`], [`sleep`].
 //!
-//! Nothing here fires early. A timer fires in the first turn of its reactor after its deadline, late by less than
-//! 33 microseconds and what the system takes to wake the thread. Deadlines beyond what an
+//! Nothing here fires early. A timer fires in the first turn of its reactor after its deadline; one that others follow
+//! within 0.1 milliseconds may be left to share their turn. Deadlines beyond what an
 //! [`Instant`](std::time::Instant) can hold are never.
 
 mod interval;

@@ -1,6 +1,6 @@
 //! A deadline as a future and as a stream.
 
-use crate::reactor::timers::{Alarm, State, is_past};
+use crate::reactor::timers::{Alarm, State};
 use crate::reactor::{budget, current};
 use futures_core::Stream;
 use std::fmt;
@@ -150,8 +150,8 @@ impl Timer {
         if let Some(alarm) = self.alarm.take() {
             alarm.cancel();
         }
-        if !is_past(when) {
-            self.alarm = Some(Alarm::set(when, cx.waker()));
+        self.alarm = Alarm::set(when, cx.waker());
+        if self.alarm.is_some() {
             return Poll::Pending;
         }
         self.when = match self.period {

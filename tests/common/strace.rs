@@ -36,6 +36,7 @@ pub fn skip(test: &str, why: &str) {
 pub struct Traced {
     strace: Child,
     log: PathBuf,
+    said: PathBuf,
 }
 
 /// System calls by name.
@@ -49,19 +50,38 @@ impl Traced {
         arrange: impl FnOnce(&mut Command),
     ) -> Traced {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name =
-            format!("wakewheel-{}-{}.strace", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let log = std::env::temp_dir().join(name);
+        let name = format!("wakewheel-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let log = std::env::temp_dir().join(name).with_extension("strace");
+        let said = log.with_extension("said");
+        let output = fs::File::create(&said).expect("a place for what the program says");
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-e", "signal=none", "-o"]).arg(&log).args(options).arg(program);
         // A group of their own, so that one signal ends both strace and the program.
-        command.process_group(0);
+        command.process_group(0).stdin(Stdio::null());
+        command.stdout(output.try_clone().expect("descriptors are left")).stderr(output);
         arrange(&mut command);
-        Traced { strace: command.spawn().expect("strace starts"), log }
+        Traced { strace: command.spawn().expect("strace starts"), log, said }
     }
 
-    pub fn child(&mut self) -> &mut Child {
-        &mut self.strace
+    /// What the program has said so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap_or_default()
+    }
+
+    /// Waits until the program says a line that starts with `start`, and returns the rest of the line.
+    pub fn wait_for_line(&mut self, start: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.strace.try_wait().expect("strace is our child").is_some();
+            let said = self.said();
+            let line =
+                said.split_inclusive('\n').find_map(|line| line.strip_prefix(start)?.strip_suffix('\n'));
+            match line {
+                Some(rest) => return rest.to_string(),
+                None if ended || Instant::now() > deadline => panic!("no line {start:?} in {said:?}"),
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 
     /// Waits until the program has ended.
@@ -80,7 +100,7 @@ impl Traced {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    fn last_lines(&self, n: usize) -> String {
+    pub fn last_lines(&self, n: usize) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(n)..].join("\n")
@@ -131,6 +151,7 @@ impl Drop for Traced {
         let _ = self.strace.wait();
         if !thread::panicking() {
             let _ = fs::remove_file(&self.log);
+            let _ = fs::remove_file(&self.said);
         }
     }
 }
@@ -146,9 +167,4 @@ pub fn difference(before: &Calls, after: &Calls) -> Calls {
 
 pub fn total(calls: &Calls) -> u64 {
     calls.values().sum()
-}
-
-/// A null device for what a program says.
-pub fn quiet(command: &mut Command) {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
 }

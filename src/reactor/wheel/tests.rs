@@ -116,7 +116,7 @@ impl Checked {
         assert!(bound <= wakeup, "bound {bound:?}, wakeup {wakeup:?}");
         if let (Some(earliest), Some(wakeup)) = (earliest, wakeup) {
             let late = wakeup.saturating_sub(earliest);
-            let late_max = if earliest > self.now { TICK - 1 } else { 0 };
+            let late_max = if earliest > self.now { u64::from(SHARED_TICKS) * TICK - 1 } else { 0 };
             assert!(late <= late_max, "wakeup {wakeup}, earliest {earliest}, now {}", self.now);
             if self.exact {
                 assert_eq!(wakeup, self.wakeup(earliest), "earliest {earliest}, now {}", self.now);
@@ -125,11 +125,14 @@ impl Checked {
         check_structure(&self.wheel);
     }
 
-    /// The last deadline of the tick, if the tick is near: one of the 64 that level 0 is about.
+    /// The last deadline of those ticks that share a wake-up, if they are near: among the 64 that level 0 is about.
     fn wakeup(&self, earliest: u64) -> u64 {
         let near = earliest > self.now && earliest | span(SLOTS) == self.now | span(SLOTS);
-        let tick = (earliest, 0)..=(earliest | span(0), usize::MAX);
-        if near { self.pending.range(tick).next_back().unwrap().0 } else { earliest }
+        let end = (earliest | span(0))
+            .saturating_add(u64::from(SHARED_TICKS - 1) * TICK)
+            .min(self.now | span(SLOTS));
+        let ticks = (earliest, 0)..=(end, usize::MAX);
+        if near { self.pending.range(ticks).next_back().unwrap().0 } else { earliest }
     }
 
     fn check_key(&mut self, number: usize) {
@@ -228,20 +231,20 @@ fn a_far_timer_needs_no_wakeup_on_the_way() {
 }
 
 #[test]
-fn timers_of_one_tick_share_a_wakeup() {
+fn timers_of_neighbouring_ticks_share_a_wakeup() {
     let mut wheel = Wheel::new();
-    for deadline in [5 * TICK + 3, 5 * TICK + 1, 5 * TICK + 2, 6 * TICK] {
+    for deadline in [7 * TICK + 3, 5 * TICK + 1, 7 * TICK + 2, 8 * TICK] {
         wheel.insert(deadline, deadline);
     }
     assert_eq!(wheel.next_deadline(), Some(5 * TICK + 1));
-    assert_eq!(wheel.next_wakeup(), Some(5 * TICK + 3));
+    assert_eq!(wheel.next_wakeup(), Some(7 * TICK + 3));
     let mut fired = Vec::new();
-    wheel.advance(5 * TICK + 3, &mut fired);
-    assert_eq!(fired, [5 * TICK + 1, 5 * TICK + 2, 5 * TICK + 3]);
-    assert_eq!(wheel.next_wakeup(), Some(6 * TICK), "one that is alone in its tick is not made late");
+    wheel.advance(7 * TICK + 3, &mut fired);
+    assert_eq!(fired, [5 * TICK + 1, 7 * TICK + 2, 7 * TICK + 3]);
+    assert_eq!(wheel.next_wakeup(), Some(8 * TICK), "one that is alone is not made late");
 
     wheel.insert(TICK, TICK);
-    wheel.insert(6 * TICK - 1, 6 * TICK - 1);
+    wheel.insert(8 * TICK - 1, 8 * TICK - 1);
     assert_eq!(wheel.next_wakeup(), Some(TICK), "neither is one that is overdue");
 }
 

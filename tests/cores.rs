@@ -1,0 +1,761 @@
+//! Cores: where their threads run, how they begin and end, and what goes on between them.
+
+#[path = "common/tasks.rs"]
+mod tasks;
+
+use futures_lite::future;
+use std::future::{pending, poll_fn, ready};
+use std::io::ErrorKind;
+use std::net::UdpSocket;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::task::{Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+use tasks::*;
+use wakewheel::executor::{Panics, current, drain, shutdown_requested, yield_now};
+use wakewheel::{Async, Cores, block_on, sleep, spawn, spawn_local};
+
+// ---------------------------------------------------------------------------------------------- where
+
+#[test]
+fn every_core_has_a_thread_of_its_own() {
+    let cores = Cores::new(3).unwrap();
+    let mut threads: Vec<_> = cores
+        .handles()
+        .iter()
+        .map(|core| block_on(core.spawn(|| async { thread::current().id() })).unwrap())
+        .collect();
+    for (core, thread) in cores.handles().iter().zip(threads.clone()) {
+        for _ in 0..10 {
+            let again = block_on(core.spawn(|| async {
+                yield_now().await;
+                thread::current().id()
+            }));
+            assert_eq!(again.unwrap(), thread, "a core's tasks run on its thread");
+        }
+    }
+    threads.push(thread::current().id());
+    for (i, thread) in threads.iter().enumerate() {
+        assert!(!threads[..i].contains(thread), "{threads:?}");
+    }
+}
+
+#[test]
+fn tasks_go_to_the_cores_in_turn() {
+    let cores = Cores::new(3).unwrap();
+    let names: Vec<_> = (0..6)
+        .map(|_| block_on(cores.spawn(|| async { thread::current().name().unwrap().to_owned() })).unwrap())
+        .collect();
+    assert_eq!(names, ["core 0", "core 1", "core 2", "core 0", "core 1", "core 2"]);
+}
+
+#[test]
+fn a_task_on_another_core_need_not_be_send() {
+    let cores = Cores::new(1).unwrap();
+    let sum = cores.spawn(|| async {
+        let shared = Rc::new(7);
+        let of_task = shared.clone();
+        let task = spawn_local(async move {
+            yield_now().await;
+            *of_task
+        });
+        task.await.unwrap() + *shared
+    });
+    assert_eq!(block_on(sum).unwrap(), 14);
+}
+
+#[cfg(target_os = "linux")]
+mod pinning {
+    use super::*;
+    use std::mem;
+
+    /// The processors that this thread may run on, as the kernel has it.
+    fn allowed() -> Vec<usize> {
+        // SAFETY: all zeros is the empty set; the kernel fills it, and no more than its size.
+        let set = unsafe {
+            let mut set: libc::cpu_set_t = mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, mem::size_of_val(&set), &mut set), 0);
+            set
+        };
+        // SAFETY: CPU_ISSET reads the bit of a number that lies within the set.
+        (0..libc::CPU_SETSIZE as usize).filter(|&i| unsafe { libc::CPU_ISSET(i, &set) }).collect()
+    }
+
+    #[test]
+    fn pinned_cores_are_where_they_should_be_and_stay_there() {
+        let processors = allowed();
+        let count = processors.len() + 1;
+        let cores = Cores::builder().threads(count).pinned().build().unwrap();
+        for (i, core) in cores.handles().iter().enumerate() {
+            let there = block_on(core.spawn(|| async { allowed() })).unwrap();
+            assert_eq!(there, [processors[i % processors.len()]], "core {i}");
+        }
+        assert_eq!(allowed(), processors, "the calling thread is not a core here");
+    }
+
+    #[test]
+    fn a_pinned_run_gives_the_calling_thread_back() {
+        let processors = allowed();
+        let count = processors.len() + 1;
+        let places = Cores::builder().threads(count).pinned().run(|_| async { allowed() }).unwrap();
+        for (i, place) in places.iter().enumerate() {
+            assert_eq!(*place, [processors[i % processors.len()]], "core {i}");
+        }
+        assert_eq!(allowed(), processors);
+        let panics = catch_unwind(|| Cores::builder().threads(1).pinned().run(|_| async { panic!("main") }));
+        assert!(panics.is_err());
+        assert_eq!(allowed(), processors, "after a panic, too");
+    }
+
+    #[test]
+    fn cores_that_are_not_pinned_run_anywhere() {
+        let processors = allowed();
+        let places = Cores::builder().threads(2).run(|_| async { allowed() }).unwrap();
+        assert_eq!(places, [processors.clone(), processors]);
+    }
+}
+
+// ------------------------------------------------------------------------------------------------- run
+
+#[test]
+fn a_run_borrows_and_returns_what_the_cores_gave_in_order() {
+    within_limit(|| {
+        let names = [String::from("a"), String::from("b"), String::from("c")];
+        let calls = AtomicUsize::new(0);
+        let main = thread::current().id();
+        let outputs = Cores::builder()
+            .threads(3)
+            .run(|i| {
+                calls.fetch_add(1, Ordering::Relaxed);
+                let name = &names[i];
+                async move {
+                    // The last is ready first.
+                    sleep(Duration::from_millis(5 * (3 - i as u64))).await;
+                    (format!("{i}{name}"), thread::current().id())
+                }
+            })
+            .unwrap();
+        assert_eq!(outputs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["0a", "1b", "2c"]);
+        assert_eq!(outputs[0].1, main, "the calling thread is the first core");
+        assert_ne!(outputs[1].1, outputs[2].1);
+        assert_eq!(calls.into_inner(), 3);
+    });
+}
+
+#[test]
+fn the_future_of_a_run_is_made_on_its_core() {
+    within_limit(|| {
+        let alive = Cores::builder().threads(2).run(|_| {
+            // Before the first await.
+            let socket = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+            let task = spawn_local(async { 1 });
+            async move {
+                let alive = current().stats().sources_alive;
+                drop(socket);
+                alive + task.await.unwrap()
+            }
+        });
+        assert_eq!(alive.unwrap(), [2, 2]);
+    });
+}
+
+#[test]
+fn a_run_drops_the_tasks_that_are_left_each_on_its_core() {
+    within_limit(|| {
+        let drops = Drops::default();
+        let threads = Cores::builder()
+            .threads(2)
+            .run(|_| async {
+                let guard = drops.guard();
+                spawn_local(async move {
+                    let _guard = guard;
+                    pending::<()>().await;
+                })
+                .detach();
+                yield_now().await;
+                thread::current().id()
+            })
+            .unwrap();
+        let mut dropped = drops.threads();
+        if dropped[0] != threads[0] {
+            dropped.reverse();
+        }
+        assert_eq!(dropped, threads);
+    });
+}
+
+#[test]
+fn a_panic_of_one_main_ends_the_run_and_asks_the_others_to_end() {
+    for culprit in 0..3 {
+        within_limit(move || {
+            let ended = AtomicUsize::new(0);
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                Cores::builder().threads(3).run(|i| {
+                    let ended = &ended;
+                    async move {
+                        if i == culprit {
+                            panic!("core {i} gives up");
+                        }
+                        shutdown_requested().await;
+                        ended.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            }));
+            assert_eq!(message(&*run.unwrap_err()), format!("core {culprit} gives up"));
+            assert_eq!(ended.into_inner(), 2);
+        });
+    }
+}
+
+#[test]
+fn a_panic_before_the_first_await_ends_the_run_as_well() {
+    for culprit in 0..2 {
+        within_limit(move || {
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                Cores::builder().threads(2).run(|i| {
+                    assert_ne!(i, culprit, "no future");
+                    shutdown_requested()
+                })
+            }));
+            assert!(message(&*run.unwrap_err()).contains("no future"));
+        });
+    }
+}
+
+#[test]
+fn a_task_that_panics_does_not_end_a_run_unless_it_is_told_to() {
+    within_limit(|| {
+        let run = |panics| {
+            catch_unwind(AssertUnwindSafe(|| {
+                Cores::builder().threads(2).panics(panics).run(|i| async move {
+                    if i == 1 {
+                        spawn_local(async { panic!("task") }).detach();
+                        yield_now().await;
+                        yield_now().await;
+                        return;
+                    }
+                    if panics == Panics::StopCore {
+                        shutdown_requested().await;
+                    }
+                })
+            }))
+        };
+        assert!(run(Panics::Isolate).is_ok());
+        assert!(message(&*run(Panics::StopCore).unwrap_err()).contains("StopCore"));
+    });
+}
+
+#[test]
+fn a_run_with_the_choices_of_a_core_makes_them_for_each() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hook = seen.clone();
+    Cores::builder()
+        .threads(2)
+        .on_slow_poll(Duration::from_millis(5), move |_| hook.lock().unwrap().push(thread::current().id()))
+        .polls_per_turn(1)
+        .busy_poll(Duration::from_micros(10))
+        .run(|_| async { spawn_local(async { thread::sleep(Duration::from_millis(5)) }).await.unwrap() })
+        .unwrap();
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() == 2 && seen[0] != seen[1], "{seen:?}");
+}
+
+// -------------------------------------------------------------------------------------------- errors
+
+#[test]
+fn no_cores_is_refused() {
+    let error = Cores::new(0).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("at least 1"), "{error}");
+    let error = Cores::builder().threads(0).run(|_| async {}).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_error_leaves_no_thread_behind() {
+    const NAME: &str = "an_error_leaves_no_thread_behind";
+    if !is_child(NAME) {
+        return succeeds_in_child(NAME, &[("WAKEWHEEL_BACKEND", "nonsense")]);
+    }
+    let before = (threads(), descriptors());
+    assert!(Cores::new(0).is_err());
+    let error = Cores::new(4).unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
+    let ran = AtomicBool::new(false);
+    let error = Cores::builder()
+        .threads(4)
+        .run(|_| {
+            ran.store(true, Ordering::Relaxed);
+            ready(())
+        })
+        .unwrap_err();
+    assert!(error.to_string().contains("nonsense"), "{error}");
+    assert!(!ran.into_inner(), "nothing runs if not everything can");
+    // The kernel lists a thread a little longer than a join waits for it.
+    eventually("no thread is left", || threads() == before.0);
+    assert_eq!(descriptors(), before.1);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_error_of_a_later_core_leaves_no_thread_behind() {
+    const NAME: &str = "an_error_of_a_later_core_leaves_no_thread_behind";
+    if !is_child(NAME) {
+        return succeeds_in_child(NAME, &[]);
+    }
+    let before = (threads(), descriptors());
+    // Room for the descriptors of a few cores, and not for those of all.
+    let limit = libc::rlimit { rlim_cur: before.1 as u64 + 8, rlim_max: before.1 as u64 + 8 };
+    // SAFETY: `limit` is valid.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+    let error = Cores::new(20).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+    let error = Cores::builder().threads(20).run(|_| async {}).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EMFILE), "{error}");
+    eventually("no thread is left", || threads() == before.0);
+    assert_eq!(descriptors(), before.1, "nor a descriptor");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn cores_that_have_ended_leave_nothing_behind() {
+    const NAME: &str = "cores_that_have_ended_leave_nothing_behind";
+    if !is_child(NAME) {
+        return succeeds_in_child(NAME, &[]);
+    }
+    let before = (threads(), descriptors());
+    for _ in 0..20 {
+        let cores = Cores::new(2).unwrap();
+        cores.spawn(pending::<()>).detach();
+        cores.spawn(|| sleep(LIMIT)).detach();
+        drop(cores);
+        Cores::builder().threads(2).run(|_| yield_now()).unwrap();
+    }
+    eventually("no thread is left", || threads() == before.0);
+    assert_eq!(descriptors(), before.1);
+}
+
+// ------------------------------------------------------------------------------------------- shutdown
+
+#[test]
+fn a_shutdown_waits_for_the_tasks() {
+    within_limit(|| {
+        let cores = Cores::new(2).unwrap();
+        let ended = Arc::new(AtomicUsize::new(0));
+        for _ in 0..10 {
+            let ended = ended.clone();
+            let task = cores.spawn(move || async move {
+                shutdown_requested().await;
+                sleep(Duration::from_millis(20)).await;
+                // Started when it was already time.
+                spawn(async move { ended.fetch_add(1, Ordering::Relaxed) }).await.unwrap();
+            });
+            task.detach();
+        }
+        assert_eq!(cores.shutdown(LIMIT), 0);
+        assert_eq!(ended.load(Ordering::Relaxed), 10);
+    });
+}
+
+#[test]
+fn a_shutdown_does_not_lose_tasks_that_were_still_on_their_way() {
+    within_limit(|| {
+        for _ in 0..100 {
+            let cores = Cores::new(1).unwrap();
+            let ran = Arc::new(AtomicUsize::new(0));
+            for _ in 0..10 {
+                let ran = ran.clone();
+                cores
+                    .spawn(|| async move {
+                        ran.fetch_add(1, Ordering::Relaxed);
+                    })
+                    .detach();
+            }
+            assert_eq!(cores.shutdown(LIMIT), 0);
+            assert_eq!(ran.load(Ordering::Relaxed), 10);
+        }
+    });
+}
+
+#[test]
+fn a_shutdown_cancels_and_counts_what_is_left_at_its_deadline() {
+    within_limit(|| {
+        let cores = Cores::new(2).unwrap();
+        let drops = Drops::default();
+        for i in 0..10 {
+            let guard = drops.guard();
+            let task = cores.spawn(move || async move {
+                let _guard = guard;
+                if i < 4 {
+                    shutdown_requested().await;
+                } else {
+                    pending::<()>().await;
+                }
+            });
+            task.detach();
+        }
+        let started = Instant::now();
+        assert_eq!(cores.shutdown(Duration::from_millis(50)), 6);
+        let took = started.elapsed();
+        assert!(took >= Duration::from_millis(50), "{took:?}");
+        assert!(took < LIMIT / 2, "{took:?}");
+        assert_eq!(drops.count(), 10);
+        assert!(!drops.threads().contains(&thread::current().id()));
+    });
+}
+
+#[test]
+fn a_shutdown_without_time_cancels_at_once() {
+    within_limit(|| {
+        let cores = Cores::new(2).unwrap();
+        for core in cores.handles() {
+            block_on(core.spawn(|| async { spawn_local(sleep(LIMIT)).detach() })).unwrap();
+        }
+        assert_eq!(cores.shutdown(Duration::ZERO), 2);
+        Cores::new(2).unwrap().shutdown(Duration::MAX);
+    });
+}
+
+#[test]
+fn dropping_the_cores_drops_their_tasks_each_on_its_core() {
+    within_limit(|| {
+        let cores = Cores::new(2).unwrap();
+        let drops = Drops::default();
+        let mut expected = Vec::new();
+        for core in cores.handles() {
+            let guard = drops.guard();
+            let (began, has_begun) = mpsc::channel();
+            core.spawn(move || async move {
+                let _guard = guard;
+                began.send(thread::current().id()).unwrap();
+                pending::<()>().await;
+            })
+            .detach();
+            expected.push(has_begun.recv().unwrap());
+        }
+        drop(cores);
+        let threads = drops.threads();
+        assert!(threads.len() == 2 && expected.iter().all(|thread| threads.contains(thread)), "{threads:?}");
+    });
+}
+
+#[test]
+fn a_handle_that_is_left_after_the_cores_says_cancelled() {
+    within_limit(|| {
+        let cores = Cores::new(1).unwrap();
+        let core = cores.handles()[0].clone();
+        let (waiting, unread) = (core.spawn(pending::<()>), core.spawn(|| ready(())));
+        drop(cores);
+        assert!(block_on(waiting).unwrap_err().is_cancelled());
+        // It may have run.
+        let _ = block_on(unread);
+        assert!(block_on(core.spawn(|| ready(()))).unwrap_err().is_cancelled());
+        assert_eq!(core.stats().tasks_alive, 0);
+    });
+}
+
+#[test]
+fn a_core_that_stops_by_a_panic_ends_its_tasks_and_the_shutdown_tells() {
+    within_limit(|| {
+        let cores = Cores::builder().threads(2).panics(Panics::StopCore).build().unwrap();
+        let (first, second) = (cores.handles()[0].clone(), cores.handles()[1].clone());
+        let waiting = first.spawn(pending::<()>);
+        let panics = first.spawn(|| async { panic!("one") });
+        assert!(block_on(panics).unwrap_err().is_panic());
+        assert!(block_on(waiting).unwrap_err().is_cancelled(), "it went with its core");
+        let ended = Arc::new(AtomicBool::new(false));
+        let seen = ended.clone();
+        let slow = second.spawn(move || async move {
+            shutdown_requested().await;
+            sleep(Duration::from_millis(100)).await;
+            seen.store(true, Ordering::Relaxed);
+        });
+        slow.detach();
+        let shutdown = catch_unwind(AssertUnwindSafe(|| cores.shutdown(LIMIT)));
+        assert!(message(&*shutdown.unwrap_err()).contains("StopCore"));
+        assert!(ended.load(Ordering::Relaxed), "the other core had the time that it was promised");
+    });
+}
+
+#[test]
+fn cores_may_live_in_a_task_of_others() {
+    within_limit(|| {
+        // Cores inside of a task of other cores: each ends by itself.
+        let outer = Cores::new(1).unwrap();
+        let left = block_on(outer.spawn(|| async {
+            let inner = Cores::new(1).unwrap();
+            let sum = inner.spawn(|| async { 7 }).await.unwrap();
+            (sum, inner.shutdown(LIMIT))
+        }));
+        assert_eq!(left.unwrap(), (7, 0));
+        assert_eq!(outer.shutdown(LIMIT), 0);
+    });
+}
+
+// --------------------------------------------------------------------------------- from core to core
+
+/// Passes a token around a ring of cores, from mailbox to mailbox. A wake-up that is lost stops it.
+fn token_ring(cores: usize, hops: usize) {
+    let mailboxes: Vec<_> = (0..cores).map(|_| async_channel::bounded::<usize>(1)).collect();
+    let mailboxes = &mailboxes;
+    let seen: Vec<usize> = Cores::builder()
+        .threads(cores)
+        .run(|i| async move {
+            let (receiver, next) = (&mailboxes[i].1, &mailboxes[(i + 1) % cores].0);
+            if i == 0 {
+                next.send(1).await.unwrap();
+            }
+            let mut seen = 0;
+            while let Ok(hop) = receiver.recv().await {
+                seen += 1;
+                if hop >= hops {
+                    // Whoever gets it last ends all.
+                    mailboxes.iter().for_each(|(sender, _)| drop(sender.close()));
+                    break;
+                }
+                next.send(hop + 1).await.unwrap();
+            }
+            seen
+        })
+        .unwrap();
+    assert_eq!(seen.iter().sum::<usize>(), hops);
+}
+
+#[test]
+fn a_token_goes_around_a_ring_of_cores() {
+    within_limit(|| {
+        token_ring(2, scaled(100_000));
+        token_ring(4, scaled(100_000));
+    });
+}
+
+#[test]
+fn a_token_goes_around_a_ring_of_tasks_by_bare_wakers() {
+    // No channel in between: a flag and a waker per place, on cores that sleep after every hop.
+    struct Place {
+        token: AtomicUsize,
+        waker: Mutex<Option<Waker>>,
+    }
+    let hops = scaled(100_000);
+    within_limit(move || {
+        const CORES: usize = 3;
+        let places: Vec<_> =
+            (0..CORES).map(|_| Place { token: AtomicUsize::new(0), waker: Mutex::new(None) }).collect();
+        let give = |place: &Place, token: usize| {
+            place.token.store(token, Ordering::Release);
+            let waker = place.waker.lock().unwrap().take();
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+        };
+        let places = &places;
+        Cores::builder()
+            .threads(CORES)
+            .run(|i| async move {
+                let (own, next) = (&places[i], &places[(i + 1) % CORES]);
+                if i == 0 {
+                    give(next, 1);
+                }
+                loop {
+                    let token = poll_fn(|cx| {
+                        *own.waker.lock().unwrap() = Some(cx.waker().clone());
+                        match own.token.swap(0, Ordering::AcqRel) {
+                            0 => Poll::Pending,
+                            token => Poll::Ready(token),
+                        }
+                    })
+                    .await;
+                    give(next, token + 1);
+                    // The others have one round to hear of it.
+                    if token >= hops {
+                        return;
+                    }
+                }
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn two_cores_talk_in_both_directions_at_once() {
+    let messages = scaled(50_000);
+    within_limit(move || {
+        let ((to_a, of_a), (to_b, of_b)) = (async_channel::bounded(1), async_channel::bounded(1));
+        let ends = [(to_b, of_a), (to_a, of_b)];
+        let ends = &ends;
+        Cores::builder()
+            .threads(2)
+            .run(|i| async move {
+                let (sender, receiver) = (ends[i].0.clone(), ends[i].1.clone());
+                let receiving = spawn_local(async move {
+                    for j in 0..messages {
+                        assert_eq!(receiver.recv().await, Ok(j));
+                    }
+                });
+                for j in 0..messages {
+                    sender.send(j).await.unwrap();
+                }
+                receiving.await.unwrap();
+            })
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_core_joins_the_tasks_that_it_started_on_others() {
+    within_limit(|| {
+        let cores = Cores::new(3).unwrap();
+        let handles: Arc<Vec<_>> = Arc::new(cores.handles().to_vec());
+        let roots: Vec<_> = (0..3)
+            .map(|i| {
+                let others = handles.clone();
+                handles[i].spawn(move || async move {
+                    let mut sum = 0;
+                    for j in 0..300 {
+                        let other = &others[(i + 1 + j % 2) % 3];
+                        sum += other
+                            .spawn(move || async move {
+                                if j % 3 == 0 {
+                                    yield_now().await;
+                                }
+                                j
+                            })
+                            .await
+                            .unwrap();
+                    }
+                    sum
+                })
+            })
+            .collect();
+        for root in roots {
+            assert_eq!(block_on(root).unwrap(), 300 * 299 / 2);
+        }
+    });
+}
+
+#[test]
+fn every_wake_from_many_threads_is_followed_by_a_poll() {
+    const THREADS: usize = 4;
+    let rounds = scaled(20_000);
+    within_limit(move || {
+        let executor = wakewheel::LocalExecutor::new().unwrap();
+        let sum = Arc::new(AtomicUsize::new(0));
+        let (sender, wakers) = mpsc::channel::<Waker>();
+        let seen = sum.clone();
+        let task = executor.spawn(async move {
+            let mut sender = Some(sender);
+            poll_fn(move |cx| {
+                if let Some(sender) = sender.take() {
+                    for _ in 0..THREADS {
+                        sender.send(cx.waker().clone()).unwrap();
+                    }
+                }
+                // What was added before a wake has to be seen by a poll after it: the last one sees all.
+                match seen.load(Ordering::Relaxed) {
+                    sum if sum == THREADS * rounds => Poll::Ready(()),
+                    _ => Poll::Pending,
+                }
+            })
+            .await
+        });
+        let threads = thread::spawn(move || {
+            let barrier = Arc::new(Barrier::new(THREADS));
+            wakers
+                .iter()
+                .take(THREADS)
+                .map(|waker| {
+                    let (sum, barrier) = (sum.clone(), barrier.clone());
+                    thread::spawn(move || {
+                        barrier.wait();
+                        for _ in 0..rounds {
+                            sum.fetch_add(1, Ordering::Relaxed);
+                            waker.wake_by_ref();
+                        }
+                    })
+                })
+                .collect::<Vec<_>>()
+        });
+        executor.block_on(task).unwrap();
+        threads.join().unwrap().into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+#[test]
+fn the_future_of_a_core_is_woken_from_other_threads() {
+    let messages = scaled(20_000);
+    within_limit(move || {
+        let (sender, receiver) = async_channel::bounded(1);
+        let thread = thread::spawn(move || {
+            for i in 0..messages {
+                sender.send_blocking(i).unwrap();
+            }
+        });
+        wakewheel::LocalExecutor::new().unwrap().block_on(async {
+            for i in 0..messages {
+                assert_eq!(receiver.recv().await, Ok(i));
+            }
+        });
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn tasks_and_their_end_cross_each_other() {
+    // Handles go on one thread while their tasks begin and end on another: nothing is left, whoever is first.
+    within_limit(|| {
+        let cores = Cores::new(2).unwrap();
+        let shared = Arc::new(());
+        for i in 0..scaled(20_000) {
+            let (a, b) = (shared.clone(), shared.clone());
+            let handle = cores.spawn(move || async move {
+                yield_now().await;
+                drop(a);
+            });
+            let other = cores.spawn(move || async move {
+                let _b = b;
+                pending::<()>().await;
+            });
+            match i % 4 {
+                0 => drop((handle, other)),
+                1 => {
+                    other.cancel();
+                    handle.detach();
+                    let _ = future::block_on(other);
+                }
+                2 => {
+                    handle.cancel();
+                    drop(other);
+                    let _ = future::block_on(handle);
+                }
+                _ => {
+                    drop(other);
+                    future::block_on(handle).unwrap();
+                }
+            }
+        }
+        assert_eq!(cores.shutdown(LIMIT), 0);
+        assert_eq!(Arc::strong_count(&shared), 1);
+    });
+}
+
+#[test]
+fn draining_is_for_the_tasks_of_the_own_core() {
+    within_limit(|| {
+        let left = Cores::builder()
+            .threads(2)
+            .run(|i| async move {
+                if i == 0 {
+                    spawn_local(sleep(Duration::from_millis(10))).detach();
+                } else {
+                    spawn_local(pending::<()>()).detach();
+                }
+                drain(Duration::from_millis(if i == 0 { 10_000 } else { 1 })).await
+            })
+            .unwrap();
+        assert_eq!(left, [0, 1]);
+    });
+}

@@ -1,5 +1,5 @@
 //! The seam between std and loom: the lock-free parts are written against this, so that the models in
-//! `tests/loom.rs` run the very code that ships.
+//! `reactor/loom.rs` run the very code that ships.
 
 #[cfg(not(loom))]
 pub(crate) use std::sync::{Mutex, MutexGuard, atomic};

@@ -269,10 +269,10 @@ fn unnamed_futures_are_send_and_sync() {
         thread_safe(|| unix_listener().incoming()),
         thread_safe(|| any_listener().incoming()),
     ];
-    // A task pays for the largest: that a table of futures is not the place for a surprise is worth a look.
-    for (name, size) in futures {
-        assert!(size <= 1024, "{name} has {size} bytes");
-    }
+    // A task has room for the largest future that it awaits.
+    let largest = futures.iter().max_by_key(|(_, size)| size).expect("there are some");
+    println!("the largest is {largest:?}");
+    assert!(largest.1 <= 2048, "{largest:?}");
 }
 
 fn mutable_tcp() -> &'static mut Async<TcpStream> {

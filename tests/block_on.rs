@@ -98,7 +98,7 @@ fn a_foreign_executor_gets_a_thread_that_drives() {
         return succeeds_in_child(NAME, &[]);
     }
     let before = threads();
-    within_limit(|| drop(future::block_on(sleep(MS))));
+    within_limit(|| future::block_on(sleep(MS)));
     eventually("one more thread", || threads() == before + 1);
     let name = std::fs::read_dir("/proc/self/task")
         .unwrap()
@@ -106,7 +106,7 @@ fn a_foreign_executor_gets_a_thread_that_drives() {
         .find(|name| name.trim() == "wakewheel");
     assert!(name.is_some(), "it has a name");
     for _ in 0..10 {
-        within_limit(|| drop(future::block_on(sleep(MS))));
+        within_limit(|| future::block_on(sleep(MS)));
     }
     eventually("still one more", || threads() == before + 1);
 }
@@ -283,8 +283,8 @@ fn threads_come_and_go_while_others_wait() {
                     for j in 0..rounds {
                         let after = Duration::from_micros((j % 7) as u64 * 50);
                         match (i + j) % 3 {
-                            0 => block_on(async { drop(sleep(after).await) }),
-                            1 => future::block_on(async { drop(sleep(after).await) }),
+                            0 => assert!(block_on(sleep(after)) <= Instant::now()),
+                            1 => assert!(future::block_on(sleep(after)) <= Instant::now()),
                             _ => block_on(async {
                                 let (sender, receiver) = async_channel::bounded(1);
                                 let other = thread::spawn(move || block_on(sender.send(())).unwrap());
@@ -319,7 +319,7 @@ fn a_wake_without_a_reason_is_one_more_poll() {
                 sender.send(cx.waker().clone()).unwrap();
             }
             match seen.fetch_add(1, Ordering::Relaxed) {
-                100.. => Poll::Ready(()),
+                99.. => Poll::Ready(()),
                 _ => Poll::Pending,
             }
         }));

@@ -514,7 +514,9 @@ fn token_ring(cores: usize, hops: usize) {
                 seen += 1;
                 if hop >= hops {
                     // Whoever gets it last ends all.
-                    mailboxes.iter().for_each(|(sender, _)| drop(sender.close()));
+                    for (sender, _) in mailboxes {
+                        sender.close();
+                    }
                     break;
                 }
                 next.send(hop + 1).await.unwrap();
@@ -543,38 +545,42 @@ fn a_token_goes_around_a_ring_of_tasks_by_bare_wakers() {
     let hops = scaled(100_000);
     within_limit(move || {
         const CORES: usize = 3;
-        let places: Vec<_> =
-            (0..CORES).map(|_| Place { token: AtomicUsize::new(0), waker: Mutex::new(None) }).collect();
-        let give = |place: &Place, token: usize| {
+        let places: Arc<Vec<_>> = Arc::new(
+            (0..CORES).map(|_| Place { token: AtomicUsize::new(0), waker: Mutex::new(None) }).collect(),
+        );
+        fn give(place: &Place, token: usize) {
             place.token.store(token, Ordering::Release);
             let waker = place.waker.lock().unwrap().take();
             if let Some(waker) = waker {
                 waker.wake();
             }
-        };
-        let places = &places;
+        }
         Cores::builder()
             .threads(CORES)
-            .run(|i| async move {
-                let (own, next) = (&places[i], &places[(i + 1) % CORES]);
-                if i == 0 {
-                    give(next, 1);
-                }
-                loop {
-                    let token = poll_fn(|cx| {
-                        *own.waker.lock().unwrap() = Some(cx.waker().clone());
-                        match own.token.swap(0, Ordering::AcqRel) {
-                            0 => Poll::Pending,
-                            token => Poll::Ready(token),
-                        }
-                    })
-                    .await;
-                    give(next, token + 1);
-                    // The others have one round to hear of it.
-                    if token >= hops {
-                        return;
+            .run(|i| {
+                let places = places.clone();
+                let task = spawn_local(async move {
+                    let (own, next) = (&places[i], &places[(i + 1) % CORES]);
+                    if i == 0 {
+                        give(next, 1);
                     }
-                }
+                    loop {
+                        let token = poll_fn(|cx| {
+                            *own.waker.lock().unwrap() = Some(cx.waker().clone());
+                            match own.token.swap(0, Ordering::AcqRel) {
+                                0 => Poll::Pending,
+                                token => Poll::Ready(token),
+                            }
+                        })
+                        .await;
+                        give(next, token + 1);
+                        // The others have one round to hear of it.
+                        if token >= hops {
+                            return;
+                        }
+                    }
+                });
+                async { task.await.unwrap() }
             })
             .unwrap();
     });

@@ -41,9 +41,12 @@ macro_rules! with_tcp_and_unix {
     };
 }
 
-/// Where byte number `i` of a long transfer is checked against.
+/// The bytes from number `from` on of every long transfer.
 fn pattern(from: usize, len: usize) -> Vec<u8> {
-    (from..from + len).map(|i| (i % 251) as u8).collect()
+    let mut bytes = (0..251).collect::<Vec<u8>>().repeat(len / 251 + 2);
+    bytes.drain(..from % 251);
+    bytes.truncate(len);
+    bytes
 }
 
 /// Writes so many bytes of the pattern, in pieces of many sizes.

@@ -52,27 +52,32 @@ fn has_helper() -> bool {
     threads().iter().any(|name| name == "wakewheel")
 }
 
-/// A flag that can be waited for, without any reactor.
+/// Tokens that can be waited for, without any reactor.
 #[derive(Default)]
-struct Flag {
-    set: AtomicBool,
+struct Tokens {
+    count: AtomicUsize,
     waker: Mutex<Option<Waker>>,
 }
 
-impl Flag {
-    fn set(&self) {
-        self.set.store(true, Ordering::SeqCst);
+impl Tokens {
+    fn give(&self) {
+        self.count.fetch_add(1, Ordering::SeqCst);
         let waker = self.waker.lock().unwrap().take();
         if let Some(waker) = waker {
             waker.wake();
         }
     }
 
-    /// Waits until it is set, and takes it back.
-    async fn taken(&self) {
+    /// Waits for one, and takes it.
+    async fn take(&self) {
         future::poll_fn(|cx| {
             *self.waker.lock().unwrap() = Some(cx.waker().clone());
-            if self.set.swap(false, Ordering::SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+            if self.count.load(Ordering::SeqCst) == 0 {
+                return Poll::Pending;
+            }
+            // Only one takes.
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            Poll::Ready(())
         })
         .await;
     }
@@ -396,8 +401,7 @@ fn news_from_other_threads_make_the_descriptor_readable() {
 async fn some_work() -> io::Result<()> {
     let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0))?;
     let addr = listener.get_ref().local_addr()?;
-    let (client, (server, _)) =
-        future::try_zip(Async::<TcpStream>::connect(addr), listener.accept()).await?;
+    let (client, (server, _)) = future::try_zip(Async::<TcpStream>::connect(addr), listener.accept()).await?;
     for i in 0..20_u8 {
         let mut buf = [0; 1];
         let (mut reader, mut writer) = (&server, &client);
@@ -512,22 +516,22 @@ fn many_threads_in_block_on_talk_over_sockets() {
 fn no_wake_is_lost_between_threads_in_block_on() {
     const THREADS: usize = 4;
     const ROUNDS: usize = 20_000;
-    // Each waits for a flag that another one sets, and nothing else happens that could wake them.
-    let flags: Arc<Vec<Flag>> = Arc::new((0..THREADS).map(|_| Flag::default()).collect());
+    // Each waits for what another one gives, and nothing else happens that could wake them.
+    let tokens: Arc<Vec<Tokens>> = Arc::new((0..THREADS).map(|_| Tokens::default()).collect());
     let (sender, done) = mpsc::channel();
     for i in 0..THREADS {
-        let (flags, sender) = (flags.clone(), sender.clone());
+        let (tokens, sender) = (tokens.clone(), sender.clone());
         thread::spawn(move || {
             for _ in 0..ROUNDS {
-                block_on(flags[i].taken());
-                flags[(i + 1) % THREADS].set();
+                block_on(tokens[i].take());
+                tokens[(i + 1) % THREADS].give();
             }
             sender.send(()).unwrap();
         });
     }
     // Two tokens: so that two of them look for the seat at the same time.
-    flags[0].set();
-    flags[THREADS / 2].set();
+    tokens[0].give();
+    tokens[THREADS / 2].give();
     for _ in 0..THREADS {
         done.recv_timeout(PATIENCE).expect("a wake was lost");
     }
@@ -596,26 +600,27 @@ fn block_on_can_be_nested() {
 
 #[test]
 fn the_future_of_a_nested_block_on_is_woken_as_itself() {
-    // What wakes the inner one leaves the outer one alone, and the other way round.
-    let (outer_polls, flag) = (Cell::new(0), Arc::new(Flag::default()));
-    let setter = flag.clone();
-    run(async {
-        let mut outer = pin!(async {
-            block_on(within(async {
-                let thread = thread::spawn(move || setter.set());
-                flag.taken().await;
-                thread.join().unwrap();
-            }));
-            sleep(Duration::from_millis(1)).await;
+    in_a_process_of_its_own("the_future_of_a_nested_block_on_is_woken_as_itself", || {
+        let (outer_polls, token) = (Cell::new(0), Arc::new(Tokens::default()));
+        let giver = token.clone();
+        run(async {
+            let mut outer = pin!(async {
+                block_on(within(async {
+                    let thread = thread::spawn(move || giver.give());
+                    token.take().await;
+                    thread.join().unwrap();
+                }));
+                sleep(Duration::from_millis(1)).await;
+            });
+            future::poll_fn(|cx| {
+                outer_polls.set(outer_polls.get() + 1);
+                outer.as_mut().poll(cx)
+            })
+            .await;
+            Ok(())
         });
-        future::poll_fn(|cx| {
-            outer_polls.set(outer_polls.get() + 1);
-            outer.as_mut().poll(cx)
-        })
-        .await;
-        Ok(())
+        assert!(outer_polls.get() <= 3, "{} polls", outer_polls.get());
     });
-    assert!(outer_polls.get() <= 3, "{} polls", outer_polls.get());
 }
 
 #[test]
@@ -636,7 +641,7 @@ fn block_on_works_inside_a_task_of_a_core() {
         .unwrap();
         block_on(within(some_work())).unwrap();
     });
-    run(async { Ok(task.await.unwrap()) });
+    block_on(within(task)).unwrap();
 }
 
 #[test]
@@ -655,7 +660,7 @@ fn another_executors_block_on_works_inside_a_task_of_a_core() {
         }))
         .unwrap();
     });
-    run(async { Ok(task.await.unwrap()) });
+    block_on(within(task)).unwrap();
 
     /// Without a timer: it would be the core's.
     async fn within_shared<F: Future>(future: F) -> F::Output {

@@ -50,7 +50,7 @@ const POLLS_PER_TURN: u32 = 64;
 fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) -> T {
     let mut future = pin!(future);
     let cx = &mut Context::from_waker(waker);
-    let mut call = Call::new();
+    let mut call = Call::new(waker);
     let mut notices = Notices(false);
     let mut polls = 0;
     parker.state.store(NOTIFIED, Ordering::Release);
@@ -75,7 +75,9 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
         });
         let result = own.unwrap_or_else(|| {
             let fallback = call.wait();
-            let result = parker.drive(&fallback.shared, timeout, || fallback.try_turn(waker, timeout));
+            let is_woken = || parker.state.load(Ordering::Acquire) == NOTIFIED;
+            let turn = || fallback.try_turn(waker, timeout, is_woken);
+            let result = parker.drive(&fallback.shared, timeout, turn);
             fallback.unpark(waker);
             result
         });

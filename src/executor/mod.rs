@@ -9,6 +9,8 @@ mod core;
 mod cores;
 mod join;
 mod local;
+#[cfg(all(test, loom))]
+mod loom;
 mod settings;
 mod stats;
 mod task;

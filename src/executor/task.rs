@@ -111,10 +111,12 @@ impl<F: Future> Body<F> {
         // SAFETY: `run` calls this once at a time, on the core's thread, for a task that is not complete. RUNNING keeps
         // everybody else out of the stage until it is over. The future lies in the heap and is not moved until it is
         // dropped there.
-        let output = match unsafe { Self::stage(task) } {
-            Stage::Future(future) => std::task::ready!(unsafe { Pin::new_unchecked(future) }.poll(cx)),
+        let future = match unsafe { Self::stage(task) } {
+            // SAFETY: as above.
+            Stage::Future(future) => unsafe { Pin::new_unchecked(future) },
             _ => unreachable!("a task that is not complete has its future"),
         };
+        let output = std::task::ready!(future.poll(cx));
         // SAFETY: as above.
         unsafe { Self::finish(task, Ok(output)) };
         Poll::Ready(())

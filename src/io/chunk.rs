@@ -69,7 +69,9 @@ fn keep_more(buffer: Buffer) {
         }
     });
     // There are enough, or the thread ends.
-    buffer.map(free);
+    if let Some(buffer) = buffer {
+        free(buffer);
+    }
 }
 
 impl Chunk {

@@ -45,6 +45,8 @@ impl MockClock {
     /// A clock that shows the real time of this moment.
     #[allow(clippy::new_without_default)]
     pub fn new() -> MockClock {
+        // Nothing that it will show lies before the origin, where all moments are one.
+        origin();
         MockClock(Arc::new(Mutex::new(Instant::now())))
     }
 

@@ -17,6 +17,7 @@ use crate::sys::Backend;
 use crate::sys::fork::PerProcess;
 use std::cell::Cell;
 use std::io;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::task::Waker;
@@ -75,31 +76,33 @@ pub(crate) fn shared() -> io::Result<Arc<Shared>> {
 }
 
 thread_local! {
-    /// How many calls of `block_on` this thread is in: it will come to the seat by itself.
-    static BLOCKING: Cell<usize> = const { Cell::new(0) };
-    /// It has left a waker with the shared reactor meanwhile.
-    static LEFT_WAKER: Cell<bool> = const { Cell::new(false) };
+    /// The waker (its data) of the innermost `block_on` of this thread, if that drives the shared reactor.
+    static COMES: Cell<*const ()> = const { Cell::new(ptr::null()) };
 }
 
-/// This thread has left a waker with the shared reactor: somebody has to turn it.
-pub(crate) fn ensure_driven() {
-    // (A thread that drives a reactor of its own inside of the call does not come before that is over.)
-    if BLOCKING.get() > 0 && current::with_own(|own| own.is_none()) {
-        LEFT_WAKER.set(true);
-    } else if let Ok(fallback) = get() {
-        fallback.ensure_helper();
+/// `waker` has been left with the shared reactor: somebody has to turn it.
+///
+/// For its own waker, a thread in `block_on` comes to the seat by itself. Any other may be that of an executor which keeps
+/// the thread for itself, even inside of the call.
+pub(crate) fn ensure_driven(waker: &Waker) {
+    if COMES.get() != waker.data() {
+        if let Ok(fallback) = get() {
+            fallback.ensure_helper();
+        }
     }
 }
 
 /// A call of `block_on`. It makes no reactor unless it has to wait.
 pub(crate) struct Call {
     blocking: Option<Blocking>,
+    outer: *const (),
 }
 
 impl Call {
-    pub fn new() -> Call {
-        BLOCKING.set(BLOCKING.get() + 1);
-        Call { blocking: None }
+    /// `waker`: the call's own.
+    pub fn new(waker: &Waker) -> Call {
+        let comes = current::with_own(|own| if own.is_none() { waker.data() } else { ptr::null() });
+        Call { blocking: None, outer: COMES.replace(comes) }
     }
 
     /// The shared reactor, which this thread will drive.
@@ -116,13 +119,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let others = BLOCKING.get() - 1;
-        BLOCKING.set(others);
-        let blocking = self.blocking.take();
-        if others == 0 && LEFT_WAKER.take() && blocking.is_none() {
-            // It never waited, so it never drove: as if it had, and left.
-            drop(Blocking::new());
-        }
+        COMES.set(self.outer);
     }
 }
 
@@ -154,13 +151,10 @@ impl Drop for Blocking {
         if !self.is_of_this_process() {
             return;
         }
-        let last = self.0.blocked.fetch_sub(1, Ordering::AcqRel) == 1;
+        self.0.blocked.fetch_sub(1, Ordering::AcqRel);
         self.0.pass_on();
         if self.0.has_helper.load(Ordering::Acquire) {
             self.0.call_helper();
-        } else if last && self.0.shared.has_waiters() {
-            // Other executors' wakers, left while this thread was there to drive.
-            self.0.ensure_helper();
         }
     }
 }
@@ -168,15 +162,27 @@ impl Drop for Blocking {
 impl Fallback {
     /// Takes the seat and waits until something has happened (at most for `timeout`). `None`: the seat is taken, and
     /// `waker` will be woken when it is free.
-    pub fn try_turn(&'static self, waker: &Waker, timeout: Option<Duration>) -> Option<io::Result<()>> {
-        if let Some(mut seat) = self.try_seat() {
-            return Some(self.turn(&mut seat, timeout));
+    ///
+    /// `is_woken`: has the thread been woken since it said that it would be here? While it had no seat, that may have ended
+    /// the turn of the one who had it: then this turn must not wait.
+    pub fn try_turn(
+        &'static self,
+        waker: &Waker,
+        timeout: Option<Duration>,
+        is_woken: impl Fn() -> bool,
+    ) -> Option<io::Result<()>> {
+        let turn = |mut seat: MutexGuard<'_, Scratch>| {
+            let timeout = if is_woken() { Some(Duration::ZERO) } else { timeout };
+            self.turn(&mut seat, timeout)
+        };
+        if let Some(seat) = self.try_seat() {
+            return Some(turn(seat));
         }
         // First on the list, then one more try: whoever leaves the seat after that sees the list.
         lock(&self.parked).push(waker.clone());
-        if let Some(mut seat) = self.try_seat() {
+        if let Some(seat) = self.try_seat() {
             self.unpark(waker);
-            return Some(self.turn(&mut seat, timeout));
+            return Some(turn(seat));
         }
         if self.helper_drives.load(Ordering::Acquire) {
             self.wanted.store(true, Ordering::Release);

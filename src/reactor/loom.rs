@@ -23,10 +23,19 @@ use std::task::{Wake, Waker};
 use std::time::Duration;
 
 /// Three context switches at the worst place find nearly everything, and take seconds rather than days.
-fn model(f: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn model(f: impl Fn() + Sync + Send + 'static) {
     let mut builder = ::loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
-    builder.check(f);
+    let f = Arc::new(f);
+    builder.check(move || {
+        let f = f.clone();
+        spawn(move || f()).join().unwrap();
+    });
+}
+
+/// A thread with room for a wheel on its stack.
+pub(crate) fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+    thread::Builder::new().stack_size(1 << 20).spawn(f).unwrap()
 }
 
 /// A task: somebody who waits to be woken.
@@ -95,7 +104,7 @@ fn wait_in_slot(readiness: &Readiness, direction: Direction, task: &Task, waker:
 fn a_waker_in_a_slot_hears_of_an_event() {
     model(|| {
         let readiness = nothing_ready();
-        let reactor = thread::spawn({
+        let reactor = spawn({
             let readiness = readiness.clone();
             move || publish(&readiness, Ready::READABLE)
         });
@@ -111,7 +120,7 @@ fn a_waker_in_a_slot_hears_of_an_event() {
 fn a_waker_in_the_list_hears_of_an_event() {
     model(|| {
         let readiness = nothing_ready();
-        let reactor = thread::spawn({
+        let reactor = spawn({
             let readiness = readiness.clone();
             move || publish(&readiness, Ready::READABLE)
         });
@@ -135,7 +144,7 @@ fn a_waiter_that_changes_its_waker_hears_of_an_event() {
         let readiness = nothing_ready();
         let (_, first) = Task::new();
         let key = readiness.insert(Ready::READABLE, &first).1.unwrap();
-        let reactor = thread::spawn({
+        let reactor = spawn({
             let readiness = readiness.clone();
             move || publish(&readiness, Ready::READABLE)
         });
@@ -148,25 +157,20 @@ fn a_waiter_that_changes_its_waker_hears_of_an_event() {
     });
 }
 
-/// A reader and a writer in two tasks, and an event for both.
+/// A reader and a writer in two tasks, the one there already, and an event for both.
 #[test]
 fn both_directions_hear_of_one_event() {
     model(|| {
         let readiness = nothing_ready();
-        let writer = thread::spawn({
-            let readiness = readiness.clone();
-            move || {
-                let (task, waker) = Task::new();
-                wait_in_slot(&readiness, Direction::Write, &task, &waker);
-            }
-        });
-        let reactor = thread::spawn({
+        let (writer, writers_waker) = Task::new();
+        assert_eq!(readiness.wait(Direction::Write, &writers_waker), Wait::Stored);
+        let reactor = spawn({
             let readiness = readiness.clone();
             move || publish(&readiness, Ready::READABLE | Ready::WRITABLE)
         });
         let (task, waker) = Task::new();
         wait_in_slot(&readiness, Direction::Read, &task, &waker);
-        writer.join().unwrap();
+        writer.wait();
         reactor.join().unwrap();
     });
 }
@@ -179,20 +183,16 @@ fn nobody_is_left_behind_in_a_contended_slot() {
         let wait = |readiness: Arc<Readiness>| {
             move || {
                 let (task, waker) = Task::new();
-                // Once is enough: a task that is woken because it has lost its place is not left behind.
-                if readiness.wait(Direction::Read, &waker) == Wait::Stored {
-                    task.wait();
-                }
+                assert_eq!(readiness.wait(Direction::Read, &waker), Wait::Stored);
+                task
             }
         };
-        let other = thread::spawn(wait(readiness.clone()));
-        let reactor = thread::spawn({
-            let readiness = readiness.clone();
-            move || publish(&readiness, Ready::READABLE)
-        });
-        wait(readiness)();
-        other.join().unwrap();
-        reactor.join().unwrap();
+        let other = spawn(wait(readiness.clone()));
+        let one = wait(readiness.clone())();
+        let other = other.join().unwrap();
+        assert_eq!(one.times_woken() + other.times_woken(), 1);
+        assert_eq!(publish(&readiness, Ready::READABLE), 1);
+        assert_eq!((one.times_woken(), other.times_woken()), (1, 1));
     });
 }
 
@@ -205,11 +205,11 @@ fn a_waiter_that_goes_takes_nothing_from_the_others() {
         let key = readiness.insert(Ready::READABLE, &waker).1.unwrap();
         let (_, other_waker) = Task::new();
         let other_key = readiness.insert(Ready::READABLE, &other_waker).1.unwrap();
-        let goes = thread::spawn({
+        let goes = spawn({
             let readiness = readiness.clone();
             move || readiness.remove(other_key)
         });
-        let reactor = thread::spawn({
+        let reactor = spawn({
             let readiness = readiness.clone();
             move || publish(&readiness, Ready::READABLE)
         });
@@ -230,7 +230,7 @@ fn a_clear_never_eats_a_newer_edge() {
     model(|| {
         let readiness = Arc::new(Readiness::new());
         let data = Arc::new(Mutex::new(0));
-        let kernel = thread::spawn({
+        let kernel = spawn({
             let (readiness, data) = (readiness.clone(), data.clone());
             move || {
                 *data.lock().unwrap() += 1;
@@ -261,7 +261,7 @@ fn a_clear_leaves_the_other_direction_alone() {
     model(|| {
         let readiness = Arc::new(Readiness::new());
         let seen = readiness.seen();
-        let writer = thread::spawn({
+        let writer = spawn({
             let readiness = readiness.clone();
             move || readiness.clear(Ready::WRITABLE, seen)
         });
@@ -281,7 +281,7 @@ fn a_clear_and_a_wait_do_not_undo_each_other() {
         let readiness = nothing_ready();
         publish(&readiness, Ready::WRITABLE);
         let seen = readiness.seen();
-        let writer = thread::spawn({
+        let writer = spawn({
             let readiness = readiness.clone();
             move || readiness.clear(Ready::WRITABLE, seen)
         });
@@ -296,40 +296,49 @@ fn a_clear_and_a_wait_do_not_undo_each_other() {
 
 // ----------------------------------------------------------------------------------------------- hand-off
 
-/// The reactor stops while tasks come to wait, in a slot and in the list: both hear of it.
+fn orphan(readiness: &Readiness) {
+    let mut wakers = Vec::new();
+    readiness.orphan(&mut wakers);
+    wake_all(&mut wakers);
+}
+
+/// The reactor stops while a task comes to wait.
 #[test]
-fn nobody_waits_for_a_reactor_that_has_gone() {
+fn nobody_waits_in_a_slot_for_a_reactor_that_has_gone() {
     model(|| {
         let readiness = nothing_ready();
-        let listed = thread::spawn({
+        let reactor = spawn({
             let readiness = readiness.clone();
-            move || {
-                let (task, waker) = Task::new();
-                match readiness.insert(Ready::READABLE, &waker) {
-                    (Wait::Orphaned, None) => {}
-                    (Wait::Stored, Some(key)) => {
-                        while readiness.poll_waiter(key, &waker) != Wait::Orphaned {
-                            task.wait();
-                        }
-                        readiness.remove(key);
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
-        });
-        let reactor = thread::spawn({
-            let readiness = readiness.clone();
-            move || {
-                let mut wakers = Vec::new();
-                readiness.orphan(&mut wakers);
-                wake_all(&mut wakers);
-            }
+            move || orphan(&readiness)
         });
         let (task, waker) = Task::new();
         while readiness.wait(Direction::Read, &waker) != Wait::Orphaned {
             task.wait();
         }
-        listed.join().unwrap();
+        reactor.join().unwrap();
+        assert!(!readiness.seen().has_waiters());
+    });
+}
+
+#[test]
+fn nobody_waits_in_the_list_for_a_reactor_that_has_gone() {
+    model(|| {
+        let readiness = nothing_ready();
+        let reactor = spawn({
+            let readiness = readiness.clone();
+            move || orphan(&readiness)
+        });
+        let (task, waker) = Task::new();
+        match readiness.insert(Ready::READABLE, &waker) {
+            (Wait::Orphaned, None) => {}
+            (Wait::Stored, Some(key)) => {
+                while readiness.poll_waiter(key, &waker) != Wait::Orphaned {
+                    task.wait();
+                }
+                readiness.remove(key);
+            }
+            other => panic!("{other:?}"),
+        }
         reactor.join().unwrap();
         assert!(!readiness.seen().has_waiters());
     });
@@ -338,6 +347,15 @@ fn nobody_waits_for_a_reactor_that_has_gone() {
 fn scripted(clock: Clock) -> (Arc<Shared>, Arc<Script>) {
     let script = Script::new();
     (Shared::with_poller(Poller::Scripted(script.clone()), clock, false), script)
+}
+
+pub(crate) fn scripted_reactor() -> Arc<Shared> {
+    scripted(Clock::Real).0
+}
+
+/// One turn, which waits.
+pub(crate) fn turn(reactor: &Shared) {
+    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None)).unwrap();
 }
 
 /// A source moves to a new reactor, which stops at the same moment: the task must not wait for it.
@@ -351,7 +369,7 @@ fn nobody_waits_for_a_second_reactor_that_goes() {
         first.stop(None);
 
         let (second, _) = scripted(Clock::Real);
-        let stops = thread::spawn({
+        let stops = spawn({
             let second = second.clone();
             move || second.stop(None)
         });
@@ -372,7 +390,7 @@ fn nobody_waits_for_a_second_reactor_that_goes() {
 fn no_timer_stays_in_a_reactor_that_has_gone() {
     model(|| {
         let (reactor, _) = scripted(Clock::Real);
-        let stops = thread::spawn({
+        let stops = spawn({
             let reactor = reactor.clone();
             move || reactor.stop(None)
         });
@@ -394,7 +412,7 @@ fn no_work_is_left_while_the_loop_sleeps() {
         let others: Vec<_> = (0..2)
             .map(|_| {
                 let park = park.clone();
-                thread::spawn(move || {
+                spawn(move || {
                     let (park, work, notified, condvar) = &*park;
                     *work.lock().unwrap() += 1;
                     if park.notify() {
@@ -420,16 +438,22 @@ fn no_work_is_left_while_the_loop_sleeps() {
     });
 }
 
+/// Something that is left without a lock.
+struct Left(::loom::cell::UnsafeCell<i32>);
+
+// SAFETY: loom finds out whether two threads are in it at once.
+unsafe impl Sync for Left {}
+
 /// What was left before a notification that found the loop awake is visible to it, without a lock.
 #[test]
 fn a_notification_publishes_what_was_left() {
     model(|| {
-        let shared = Arc::new((Park::new(), ::loom::cell::UnsafeCell::new(0)));
-        let other = thread::spawn({
+        let shared = Arc::new((Park::new(), Left(::loom::cell::UnsafeCell::new(0))));
+        let other = spawn({
             let shared = shared.clone();
             move || {
                 // SAFETY: nobody looks before the notification.
-                shared.1.with_mut(|n| unsafe { *n = 1 });
+                shared.1.0.with_mut(|n| unsafe { *n = 1 });
                 let _ = shared.0.notify();
             }
         });
@@ -439,7 +463,7 @@ fn a_notification_publishes_what_was_left() {
         };
         if notified {
             // SAFETY: it was changed before the notification, and not after.
-            shared.1.with(|n| assert_eq!(unsafe { *n }, 1));
+            shared.1.0.with(|n| assert_eq!(unsafe { *n }, 1));
         }
         other.join().unwrap();
     });
@@ -462,7 +486,7 @@ fn a_turn_does_not_sleep_through_a_notification() {
         let others: Vec<_> = (0..2)
             .map(|_| {
                 let (reactor, inbox) = (reactor.clone(), inbox.clone());
-                thread::spawn(move || {
+                spawn(move || {
                     *inbox.lock().unwrap() += 1;
                     reactor.notify();
                 })
@@ -479,7 +503,7 @@ fn a_timer_set_by_another_thread_fires() {
     model(|| {
         let (reactor, _) = scripted(Clock::Real);
         let (task, waker) = Task::new();
-        let other = thread::spawn({
+        let other = spawn({
             let reactor = reactor.clone();
             move || reactor.set_timer(0, waker).map(drop).unwrap()
         });
@@ -498,7 +522,7 @@ fn an_earlier_timer_cuts_the_sleep_short() {
         let (_, later) = Task::new();
         reactor.set_timer(LATER, later).unwrap();
         let (task, waker) = Task::new();
-        let other = thread::spawn({
+        let other = spawn({
             let reactor = reactor.clone();
             move || reactor.set_timer(0, waker).map(drop).unwrap()
         });
@@ -516,7 +540,7 @@ fn a_timer_that_is_moved_while_it_fires_is_not_lost() {
         let (reactor, _) = scripted(Clock::Real);
         let (task, waker) = Task::new();
         let key = reactor.set_timer(0, waker).unwrap();
-        let other = thread::spawn({
+        let other = spawn({
             let reactor = reactor.clone();
             // Put off, then back: pending both times, or fired.
             move || {
@@ -537,7 +561,7 @@ fn cancelling_a_timer_while_it_fires_harms_nobody() {
         let (_, other_waker) = Task::new();
         let key = reactor.set_timer(0, other_waker).unwrap();
         reactor.set_timer(0, waker).unwrap();
-        let other = thread::spawn({
+        let other = spawn({
             let reactor = reactor.clone();
             move || reactor.cancel_timer(key)
         });
@@ -555,7 +579,7 @@ fn a_letter_that_moves_a_timer_is_read() {
         let own = RefCell::new(Wheel::new());
         let (task, waker) = Task::new();
         let key = own.borrow_mut().insert(u64::MAX / 2, waker);
-        let other = thread::spawn({
+        let other = spawn({
             let reactor = reactor.clone();
             move || reactor.mail_reset(key, 0)
         });
@@ -574,7 +598,7 @@ fn an_event_a_wait_and_a_removal_meet() {
         let source = Source::register_with(&reactor, FD).unwrap();
         source.readiness.clear(Ready::READABLE, source.readiness.seen());
         script.then([(script.token(FD), Ready::READABLE)]);
-        let driver = thread::spawn({
+        let driver = spawn({
             let reactor = reactor.clone();
             move || {
                 let timeout = Some(Duration::ZERO);

@@ -15,7 +15,7 @@ pub(crate) mod current;
 pub(crate) mod fallback;
 pub(crate) mod local;
 #[cfg(all(test, loom))]
-mod loom;
+pub(crate) mod loom;
 mod park;
 mod readiness;
 pub(crate) mod registry;

@@ -65,6 +65,7 @@ impl Seen {
         self.0 & SPECIAL == 0
     }
 
+    #[cfg(all(test, loom))]
     pub fn has_waiters(self) -> bool {
         self.0 & WAITING != 0
     }

@@ -115,11 +115,11 @@ impl Shared {
         self.is_fallback || self.poller.needs_arming()
     }
 
-    /// Somebody waits for `interest` from now on.
-    pub fn asked(&self, fd: RawFd, token: u64, interest: Ready) {
+    /// Somebody waits for `interest` from now on, with `waker`.
+    pub fn asked(&self, fd: RawFd, token: u64, interest: Ready, waker: &Waker) {
         self.poller.arm(fd, token, interest);
         if self.is_fallback {
-            fallback::ensure_driven();
+            fallback::ensure_driven(waker);
         }
     }
 
@@ -181,16 +181,13 @@ impl Shared {
         lock(&self.sources).slab.len()
     }
 
-    /// Is anybody waiting for a source or a timer of this reactor? (Timers of its own thread's wheel apart.)
-    pub fn has_waiters(&self) -> bool {
-        self.timers_due.load(Ordering::Acquire) != u64::MAX
-            || lock(&self.sources).slab.iter().any(|(_, (_, source))| source.readiness.seen().has_waiters())
-    }
-
     // -------------------------------------------------------------------------------------------- timers
 
     /// Sets a timer from a thread that is not the reactor's own. `Err`: the reactor has stopped.
     pub fn set_timer(&self, deadline: u64, waker: Waker) -> Result<Key, Waker> {
+        if self.is_fallback {
+            fallback::ensure_driven(&waker);
+        }
         let mut timers = lock(&self.timers);
         if timers.stopped {
             return Err(waker);
@@ -215,6 +212,9 @@ impl Shared {
 
     /// `waker` is the one to wake from now on. `false`: the timer has fired.
     pub fn update_timer(&self, key: Key, waker: &Waker) -> bool {
+        if self.is_fallback {
+            fallback::ensure_driven(waker);
+        }
         let clone = waker.clone();
         let replaced = lock(&self.timers).wheel.get_mut(key).map(|slot| std::mem::replace(slot, clone));
         replaced.is_some()
@@ -226,9 +226,6 @@ impl Shared {
         drop(timers);
         if due < before {
             self.notify();
-            if self.is_fallback {
-                fallback::ensure_driven();
-            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 #[derive(Debug)]
 pub(crate) struct Source {
@@ -76,7 +76,7 @@ impl Source {
                 Wait::Ready => return Poll::Ready(Ok(())),
                 Wait::Stored => return Poll::Pending,
                 Wait::StoredAndAsks => {
-                    self.ask(direction.interest());
+                    self.ask(direction.interest(), cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home()?,
@@ -118,7 +118,7 @@ impl Source {
                 }
                 Wait::Stored => return Poll::Pending,
                 Wait::StoredAndAsks => {
-                    self.ask(interest);
+                    self.ask(interest, cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home()?,
@@ -149,9 +149,9 @@ impl Source {
     }
 
     #[cold]
-    fn ask(&self, interest: Ready) {
+    fn ask(&self, interest: Ready, waker: &Waker) {
         let home = lock(&self.home);
-        home.reactor.asked(self.fd, home.token, interest);
+        home.reactor.asked(self.fd, home.token, interest, waker);
     }
 
     /// Its reactor has stopped, or belongs to the process that forked this one: on to the one of whoever polls now.
@@ -168,10 +168,11 @@ impl Source {
         let _ = home.reactor.remove(self.fd, home.token);
         reactor.add(self.fd, |token| {
             *home = Home { reactor: reactor.clone(), token };
+            // Here, where that one cannot stop: if it does later, it finds the source in its table.
+            self.readiness.adopt(reactor.asks());
             self.clone()
         })?;
         self.process.store(fork::generation(), Ordering::Relaxed);
-        self.readiness.adopt(home.reactor.asks());
         Ok(())
     }
 

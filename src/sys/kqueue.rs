@@ -164,9 +164,9 @@ impl AsFd for Poller {
 
 impl Drop for Poller {
     fn drop(&mut self) {
+        // A child of fork has no such descriptor: the number may be another file's.
         if self.generation == fork::generation() {
-            // SAFETY: nobody uses it after this. In a child of fork it is never dropped: there is no such descriptor, and
-            // the number may be another file's.
+            // SAFETY: it is dropped once, and not used after this.
             unsafe { ManuallyDrop::drop(&mut self.kqueue) };
         }
     }

@@ -94,7 +94,7 @@ macro_rules! runtime {
                         let n = 200_000;
                         let all = async {
                             for i in 0..n {
-                                black_box($spawn(async move { drop(black_box(i)) }).await);
+                                let _ = black_box($spawn(async move { black_box(i) }).await);
                             }
                         };
                         per_op(n, all).await
@@ -103,11 +103,10 @@ macro_rules! runtime {
                         let n = 200_000;
                         let all = async {
                             for _ in 0..n / 1_000 {
-                                let tasks: Vec<_> = (0..1_000u64)
-                                    .map(|i| $spawn(async move { drop(black_box(i)) }))
-                                    .collect();
+                                let tasks: Vec<_> =
+                                    (0..1_000u64).map(|i| $spawn(async move { black_box(i) })).collect();
                                 for task in tasks {
-                                    black_box(task.await);
+                                    let _ = black_box(task.await);
                                 }
                             }
                         };
@@ -117,7 +116,7 @@ macro_rules! runtime {
                         let n = 500_000;
                         let both = async {
                             let (a, b) = ($spawn(yields(n)), $spawn(yields(n)));
-                            (black_box(a.await), black_box(b.await));
+                            let _ = (black_box(a.await), black_box(b.await));
                         };
                         per_op(2 * n, both).await
                     }),
@@ -127,7 +126,7 @@ macro_rules! runtime {
                         let other = $spawn(pong(there));
                         let time = per_op(n, ping(&here, n)).await;
                         drop(here);
-                        black_box(other.await);
+                        let _ = black_box(other.await);
                         time
                     }),
                     "channel ping-pong, two threads" => run(async move {
@@ -194,7 +193,7 @@ macro_rules! runtime {
                             })
                             .collect();
                         for task in tasks {
-                            black_box(task.await);
+                            let _ = black_box(task.await);
                         }
                         (cpu_time() - cpu).as_nanos() as f64 / n as f64
                     }),
@@ -202,7 +201,7 @@ macro_rules! runtime {
                         let n = 1_000_000;
                         let all = async {
                             for i in 0..n {
-                                black_box($timeout(Duration::from_secs(1), async move { i }).await);
+                                let _ = black_box($timeout(Duration::from_secs(1), async move { i }).await);
                             }
                         };
                         per_op(n, all).await
@@ -211,7 +210,7 @@ macro_rules! runtime {
                         let n = 300_000;
                         let all = async {
                             for _ in 0..n {
-                                black_box($timeout(Duration::from_secs(1), yields(1)).await);
+                                let _ = black_box($timeout(Duration::from_secs(1), yields(1)).await);
                             }
                         };
                         per_op(n, all).await

@@ -32,6 +32,7 @@ use wakewheel::{
 /// before a trait's.
 macro_rules! implements {
     ($type:ty: $trait:path) => {{
+        #[allow(dead_code)]
         trait No {
             const ANSWER: bool = false;
         }
@@ -282,16 +283,17 @@ fn mutable_tcp() -> &'static mut Async<TcpStream> {
 /// As async-net does.
 #[test]
 fn incoming_can_be_boxed_for_any_thread() {
-    type Boxed<T> = Pin<Box<dyn Stream<Item = io::Result<T>> + Send + Sync + 'static>>;
-    fn _tcp(listener: &'static Async<TcpListener>) -> Boxed<Async<TcpStream>> {
+    type Boxed<'a, T> = Pin<Box<dyn Stream<Item = io::Result<T>> + Send + Sync + 'a>>;
+    fn tcp(listener: &Async<TcpListener>) -> Boxed<'_, Async<TcpStream>> {
         Box::pin(listener.incoming())
     }
-    fn _unix(listener: &'static Async<UnixListener>) -> Boxed<Async<UnixStream>> {
+    fn unix(listener: &Async<UnixListener>) -> Boxed<'_, Async<UnixStream>> {
         Box::pin(listener.incoming())
     }
-    fn _either(listener: &'static Listener) -> Boxed<Connection> {
+    fn either(listener: &Listener) -> Boxed<'_, Connection> {
         Box::pin(listener.incoming())
     }
+    let _ = (tcp, unix, either);
 }
 
 /// A future does not take over what its closure lacks, nor anything more than that.

@@ -330,8 +330,8 @@ impl Drop for Dir {
 
 // ------------------------------------------------------------------------------- no descriptors, no memory
 
-fn accept_once(listener: &Async<TcpListener>) -> impl Future<Output = io::Result<Async<TcpStream>>> + '_ {
-    async { listener.accept().await.map(|(stream, _)| stream) }
+async fn accept_once(listener: &Async<TcpListener>) -> io::Result<Async<TcpStream>> {
+    listener.accept().await.map(|(stream, _)| stream)
 }
 
 /// A shortage that passes is not seen at all.

@@ -154,14 +154,12 @@ impl Timer {
         if self.alarm.is_some() {
             return Poll::Pending;
         }
+        // Timers for which it is always time must not keep the task running.
+        ready!(budget::is_left(cx));
+        budget::spend();
         self.when = match self.period {
             Timer::ONCE => None,
-            period => {
-                // A period so short that it is always time must not keep the task running.
-                ready!(budget::is_left(cx));
-                budget::spend();
-                when.checked_add(period)
-            }
+            period => when.checked_add(period),
         };
         Poll::Ready(when)
     }

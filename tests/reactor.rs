@@ -111,7 +111,7 @@ fn a_turn_says_what_it_did() {
     b.write_all(b"x").unwrap();
     let turn = reactor.turn(Some(PATIENCE)).unwrap();
     assert_eq!((turn.events, turn.timers, turn.woken), (1, 0, 2));
-    let mut timer = Timer::after(Duration::from_millis(1));
+    let mut timer = Timer::after(Duration::from_millis(50));
     reactor.enter(|| assert!(poll(&mut timer, &waker).is_pending()));
     let turn = reactor.turn(Some(PATIENCE)).unwrap();
     assert_eq!((turn.events, turn.timers, turn.woken), (0, 1, 1));
@@ -169,7 +169,7 @@ fn the_next_deadline_is_that_of_the_earliest_timer() {
     let (handle, other) = (reactor.handle(), waker.clone());
     let soon = thread::spawn(move || {
         handle.enter(|| {
-            let mut timer = Timer::after(Duration::from_millis(2));
+            let mut timer = Timer::after(Duration::from_millis(50));
             assert!(poll(&mut timer, &other).is_pending());
             timer
         })
@@ -226,7 +226,7 @@ fn a_waker_that_panics_does_not_stop_the_others() {
     let (wakes, good) = Wakes::new();
     reactor.enter(|| {
         let mut waiting: Vec<_> = (0..6).map(|_| a.readable()).collect();
-        let mut timers: Vec<_> = (0..6).map(|_| Timer::after(Duration::from_millis(1))).collect();
+        let mut timers: Vec<_> = (0..6).map(|_| Timer::after(Duration::from_millis(50))).collect();
         for i in 0..6 {
             let waker = if i % 2 == 0 { &bad } else { &good };
             assert!(poll(&mut waiting[i], waker).is_pending());
@@ -259,7 +259,7 @@ fn a_waker_may_turn_the_reactor_that_wakes_it() {
     let turns = Arc::new(Turns(AtomicUsize::new(0)));
     let waker = Waker::from(turns.clone());
     reactor.enter(|| {
-        let mut timers = [1, 1, 2].map(|ms| Timer::after(Duration::from_millis(ms)));
+        let mut timers = [50, 50, 60].map(|ms| Timer::after(Duration::from_millis(ms)));
         for timer in &mut timers {
             assert!(poll(timer, &waker).is_pending());
         }
@@ -385,7 +385,7 @@ fn news_from_other_threads_make_the_descriptor_readable() {
     let (wakes, waker) = Wakes::new();
     let other = thread::spawn(move || {
         handle.enter(|| {
-            let mut timer = Timer::after(Duration::from_millis(1));
+            let mut timer = Timer::after(Duration::from_millis(50));
             assert!(poll(&mut timer, &waker).is_pending());
             timer
         })
@@ -462,7 +462,7 @@ fn a_waker_that_another_executor_left_is_served_after_the_last_block_on_has_ende
         "a_waker_that_another_executor_left_is_served_after_the_last_block_on_has_ended",
         || {
             let (wakes, waker) = Wakes::new();
-            let mut timer = Timer::after(Duration::from_millis(20));
+            let mut timer = Timer::after(Duration::from_millis(50));
             run(async {
                 sleep(Duration::from_millis(1)).await;
                 // A task of somebody else's, polled here by chance.

@@ -77,10 +77,10 @@ fn keep_more(buffer: Buffer) {
 impl Chunk {
     #[inline(always)]
     fn read(mut from: impl Read) -> io::Result<Chunk> {
-        let buffer = FIRST.take().unwrap_or_else(take_more);
-        let result = from.read(buffer);
-        let mut chunk = Chunk { buffer: Some(buffer), len: 0 };
-        chunk.len = result?;
+        let mut chunk = Chunk { buffer: Some(FIRST.take().unwrap_or_else(take_more)), len: 0 };
+        if let Some(buffer) = &mut chunk.buffer {
+            chunk.len = from.read(&mut buffer[..])?;
+        }
         Ok(chunk)
     }
 }

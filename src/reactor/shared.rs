@@ -257,14 +257,14 @@ impl Shared {
     }
 
     fn read_mail(&self, own: &RefCell<Wheel<Waker>>) {
-        let letters = match lock(&self.mail).as_mut() {
+        let mut letters = match lock(&self.mail).as_mut() {
             Some(mail) => {
                 self.has_mail.store(false, Ordering::Relaxed);
                 std::mem::take(mail)
             }
             None => return,
         };
-        for letter in letters {
+        for letter in letters.drain(..) {
             match letter {
                 Mail::Cancel(key) => {
                     let waker = own.borrow_mut().cancel(key);
@@ -274,6 +274,10 @@ impl Shared {
                     own.borrow_mut().reset(key, deadline);
                 }
             }
+        }
+        // The room for the next ones.
+        if let Some(mail) = lock(&self.mail).as_mut().filter(|mail| mail.is_empty()) {
+            *mail = letters;
         }
     }
 

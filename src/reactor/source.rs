@@ -136,15 +136,22 @@ impl Source {
     /// without our knowledge: what is cached may be too much. And an edge may have been used up by somebody else:
     /// it may be too little.
     pub fn distrust(&self, interest: Ready) {
-        let seen = self.readiness.seen();
-        self.readiness.clear(interest, seen);
-        // Whoever else waits in this direction may have just lost the edge that was his: he is told as well. An error
-        // (a closed descriptor) is left to the operation that will be tried.
-        let level = sys::level(self.fd, interest).unwrap_or(interest);
-        if level.intersects(interest) {
-            let mut wakers = Vec::new();
-            self.readiness.publish(level, &mut wakers);
-            wake_all(&mut wakers);
+        let mut seen = self.readiness.seen();
+        loop {
+            // An error (a closed descriptor) is left to the operation that will be tried.
+            let level = sys::level(self.fd, interest).unwrap_or(interest);
+            if level.intersects(interest) {
+                // Whoever else waits in this direction may have just lost the edge that was his: he is told as well.
+                let mut wakers = Vec::new();
+                self.readiness.publish(level, &mut wakers);
+                return wake_all(&mut wakers);
+            }
+            self.readiness.clear(interest, seen);
+            seen = self.readiness.seen();
+            if !seen.is_ready(interest) {
+                return;
+            }
+            // There was an event meanwhile, of whatever direction: so it was not cleared, and the answer may be old.
         }
     }
 

@@ -12,6 +12,7 @@ use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
 use crate::reactor::{Shared, budget, current};
 use crate::sys::fork::PerProcess;
+use crate::sys::slack::Precise;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -335,6 +336,7 @@ impl Core {
         }
         assert!(!self.running.replace(true), "this executor runs already: await the future instead");
         let _running = Running(&self.running);
+        let _precise = Precise::new();
         let root = Arc::new(Root {
             woken: AtomicBool::new(true),
             core_id: self.id(),

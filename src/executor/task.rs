@@ -62,6 +62,8 @@ const COMPLETE: u8 = 4;
 const CANCELLED: u8 = 8;
 /// Somebody may want the output.
 const HANDLE: u8 = 16;
+/// There is no output any more, or never was one.
+const EMPTY: u8 = 32;
 
 struct VTable {
     /// Polls the future; if that completes it, drops it and leaves the result in its place.
@@ -134,8 +136,10 @@ impl<F: Future> Body<F> {
         // A future whose drop panics has still delivered.
         // SAFETY: the caller's promise. The place is empty when it is written.
         unsafe {
-            let _ = catch_unwind(AssertUnwindSafe(|| Self::clear(task)));
-            *Self::stage(task) = Stage::Done(result);
+            if mem::needs_drop::<F>() {
+                let _ = catch_unwind(AssertUnwindSafe(|| Self::clear(task)));
+            }
+            ptr::write(Self::stage(task), Stage::Done(result));
         }
     }
 
@@ -281,6 +285,7 @@ impl TaskPtr {
         // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage. Destructors are the user's:
         // a panic in one has been reported by the hook and concerns nobody else.
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+        self.set(EMPTY);
         self.complete(core);
     }
 
@@ -451,6 +456,7 @@ impl<T> Task<T> {
         let mut result: Option<Result<T, JoinError>> = None;
         // SAFETY: the task is complete, this is its handle on its core's thread, and `T` is the output's type.
         unsafe { (self.task.header().vtable.take)(self.task.0, (&raw mut result).cast()) };
+        self.task.set(EMPTY);
         result.expect("take writes it")
     }
 }
@@ -459,7 +465,7 @@ impl TaskPtr {
     /// The handle goes.
     fn let_go(self) {
         let awaiter = self.header().awaiter.take();
-        if self.has(COMPLETE) && !self.has(RUNNING) {
+        if self.header().flags.get() & (COMPLETE | RUNNING | EMPTY) == COMPLETE {
             self.clear_output();
         }
         self.unset(HANDLE);

@@ -15,6 +15,7 @@ use super::shared::{Scratch, Shared};
 use super::{current, wake_all};
 use crate::sys::Backend;
 use crate::sys::fork::PerProcess;
+use crate::sys::slack::Precise;
 use std::cell::Cell;
 use std::io;
 use std::ptr;
@@ -246,6 +247,7 @@ impl Fallback {
 
     /// The helper's life.
     fn help(&self) {
+        let _precise = Precise::new();
         loop {
             if self.blocked.load(Ordering::Acquire) == 0 {
                 self.helper_drives.store(true, Ordering::Release);

@@ -155,6 +155,10 @@ impl Shared {
     }
 
     pub fn remove(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        if !self.is_of_this_process() {
+            // The selector of a parent process is not ours to change, though we share it.
+            return Ok(());
+        }
         let mut shard = registry::shard(fd);
         let source = {
             let mut sources = lock(&self.sources);
@@ -164,9 +168,8 @@ impl Shared {
             }
         };
         let is_ours = shard.unset(fd, registry::Place { reactor: self.id, token });
-        // The number may have passed to another owner, if its file was closed behind our back. And the selector of a
-        // parent process is not ours to change, though we share it.
-        let result = if is_ours && self.is_of_this_process() { self.poller.delete(fd) } else { Ok(()) };
+        // The number may have passed to another owner, if its file was closed behind our back.
+        let result = if is_ours { self.poller.delete(fd) } else { Ok(()) };
         drop(shard);
         drop(source);
         result
@@ -454,7 +457,7 @@ fn stopped() -> io::Error {
 fn explain(e: io::Error, fd: RawFd) -> io::Error {
     let text = match e.raw_os_error() {
         Some(libc::EPERM) => {
-            "regular files and directories are always ready and cannot be waited for: use blocking I/O on a thread of its own"
+            "what is always ready (a regular file, a directory, /dev/null) cannot be waited for: use blocking I/O on a thread of its own"
         }
         Some(libc::EBADF) => "the descriptor is closed",
         Some(libc::EEXIST) => {

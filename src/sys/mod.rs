@@ -58,6 +58,7 @@ pub(crate) mod option;
 mod poll;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub(crate) mod slack;
 pub(crate) mod socket;
 #[cfg(test)]
 mod tests;

@@ -91,7 +91,7 @@ impl<L: Accepts> Accept<'_, L> {
                     source.forget(&mut self.waiter);
                     self.exhausted = None;
                     budget::spend();
-                    let connection = Async::with_kind(L::Connection::from(fd), L::KIND)?;
+                    let connection = Async::accepted(L::Connection::from(fd), L::KIND)?;
                     return Poll::Ready(Ok((connection, L::address(&addr)?)));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {

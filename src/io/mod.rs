@@ -29,7 +29,7 @@ pub use safe::IoSafe;
 pub use stream::{Addr, Listener, Stream};
 
 use crate::reactor::{Direction, Seen, Source, budget};
-use crate::sys::socket;
+use crate::sys::{Ready, socket};
 use futures_io::{AsyncRead, AsyncWrite};
 use kind::Kind;
 use std::fmt;
@@ -121,7 +121,13 @@ impl<T: AsFd> Async<T> {
 
     /// For descriptors that we made ourselves.
     pub(crate) fn with_kind(io: T, kind: Kind) -> io::Result<Async<T>> {
-        let source = Source::register(io.as_fd().as_raw_fd())?;
+        let source = Source::register(io.as_fd().as_raw_fd(), Ready::default())?;
+        Ok(Async { source, io: Some(io), kind })
+    }
+
+    /// For connections that were accepted just now: what the peer sends is rarely there yet.
+    pub(crate) fn accepted(io: T, kind: Kind) -> io::Result<Async<T>> {
+        let source = Source::register(io.as_fd().as_raw_fd(), Ready::READABLE)?;
         Ok(Async { source, io: Some(io), kind })
     }
 }

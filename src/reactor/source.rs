@@ -29,12 +29,17 @@ struct Home {
 impl Source {
     /// Registers `fd` with the reactor of the current thread, or else with the shared one.
     ///
+    /// Until something is known, both directions count as ready, but for `not_yet`, where the first operation would
+    /// most likely be in vain: the kernel will say so if it is not.
+    ///
     /// Errors: see [`Shared::add`].
-    pub fn register(fd: RawFd) -> io::Result<Arc<Source>> {
+    pub fn register(fd: RawFd, not_yet: Ready) -> io::Result<Arc<Source>> {
         current::with_reactor(|reactor| {
             reactor.add(fd, |token| {
+                let readiness = Readiness::new();
+                readiness.clear(not_yet, readiness.seen());
                 let source = Arc::new(Source {
-                    readiness: Readiness::new(),
+                    readiness,
                     fd,
                     process: AtomicU32::new(fork::generation()),
                     home: Mutex::new(Home { reactor: reactor.clone(), token }),
@@ -192,6 +197,6 @@ impl Source {
     /// [`register`](Source::register) with this reactor.
     #[cfg(test)]
     pub fn register_with(reactor: &Arc<Shared>, fd: RawFd) -> io::Result<Arc<Source>> {
-        current::enter_shared(reactor, || Source::register(fd))
+        current::enter_shared(reactor, || Source::register(fd, Ready::default()))
     }
 }

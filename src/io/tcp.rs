@@ -13,7 +13,7 @@ use std::time::Instant;
 
 impl Async<TcpListener> {
     /// Listens on `addr` (port 0: any; see `get_ref().local_addr()`), with std's choices: the address is reused, and 128
-    /// connections may wait. For others, see [`SocketOptions`](crate::io::SocketOptions).
+    /// connections may wait. For others, see [`SocketOptions`].
     ///
     /// # Errors
     ///

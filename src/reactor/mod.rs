@@ -49,17 +49,19 @@ use std::time::{Duration, Instant};
 /// it: when it is dropped, all who wait are woken, and wait on with the reactor of whoever polls them next.
 ///
 /// ```
-/// use std::{net::UdpSocket, time::Duration};
+/// use std::task::{Context, Poll, Waker};
+/// use std::{future::Future, net::UdpSocket, pin::pin, time::Duration};
 /// use wakewheel::{Async, reactor::Reactor};
 ///
 /// let reactor = Reactor::new()?;
-/// let (a, b) = reactor.enter(|| {
-///     let a = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?;
-///     std::io::Result::Ok((a, UdpSocket::bind("127.0.0.1:0")?))
-/// })?;
-/// b.send_to(b"hello", a.get_ref().local_addr()?)?;
-/// let turn = reactor.turn(Some(Duration::from_secs(10)))?;
-/// assert_eq!(turn.events, 1);
+/// let socket = reactor.enter(|| Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)))?;
+/// let mut readable = pin!(socket.readable());
+/// let cx = &mut Context::from_waker(Waker::noop());
+/// assert!(readable.as_mut().poll(cx).is_pending());
+///
+/// UdpSocket::bind("127.0.0.1:0")?.send_to(b"hello", socket.get_ref().local_addr()?)?;
+/// reactor.turn(Some(Duration::from_secs(10)))?;
+/// assert!(matches!(readable.as_mut().poll(cx), Poll::Ready(Ok(()))));
 /// # std::io::Result::Ok(())
 /// ```
 pub struct Reactor(Local);

@@ -232,8 +232,8 @@ impl TaskPtr {
         self.header().flags.set(self.header().flags.get() & !flag);
     }
 
-    /// Polls a task that comes out of the run queue, unless it was cancelled in there (`false`). If this panics, the caller has to say so to
-    /// [`panicked`](TaskPtr::panicked): to catch every poll by itself would cost each of them.
+    /// Polls a task that comes out of the run queue, unless it was cancelled in there (`false`). If this panics, the
+    /// caller has to say so to [`panicked`](TaskPtr::panicked): to catch every poll by itself would cost each of them.
     #[inline]
     pub fn run(self, core: &Core) -> bool {
         let header = self.header();

@@ -629,6 +629,32 @@ fn a_task_may_drop_its_own_handle_while_it_runs() {
     });
 }
 
+/// Who waits for the last task hears of it while that task comes to its end, and does then whatever it likes.
+#[test]
+fn a_handle_may_be_dropped_by_whoever_hears_of_the_last_end() {
+    thread_local! {
+        static HANDLE: RefCell<Option<Task<DropGuard>>> = const { RefCell::new(None) };
+    }
+    struct DropsIt;
+    impl Wake for DropsIt {
+        fn wake(self: Arc<Self>) {
+            drop(HANDLE.take());
+        }
+    }
+    on_executor(|| async {
+        let drops = Drops::default();
+        let guard = drops.guard();
+        HANDLE.set(Some(spawn_local(async move { guard })));
+        let mut draining = pin!(drain(LIMIT));
+        assert!(
+            draining.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::new(DropsIt)))).is_pending()
+        );
+        yield_now().await;
+        assert!(HANDLE.take().is_none(), "it has heard");
+        assert_eq!(drops.count(), 1, "the result goes with the handle");
+    });
+}
+
 #[test]
 fn a_task_that_cancels_itself_ends_at_its_next_wait_unless_it_is_ready() {
     on_executor(|| async {

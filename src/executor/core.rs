@@ -7,14 +7,13 @@
 use super::join::{JoinHandle, packet};
 use super::settings::{Panics, Settings, SlowPoll};
 use super::stats::{Counters, Stats};
-use super::task::{self, Queue, Task, TaskPtr, TaskRef};
+use super::task::{self, Queue, Task, TaskPtr, TaskRef, Tasks};
 use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
 use crate::reactor::{Shared, budget, current};
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
-use slab::Slab;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
@@ -30,7 +29,7 @@ pub(super) struct Core {
     id: u64,
     queue: Queue,
     /// All tasks that are not complete: so that none outlives the core.
-    tasks: RefCell<Slab<TaskPtr>>,
+    tasks: Tasks,
     local: Local,
     mailbox: Arc<Mailbox>,
     /// Room for the letters that are being read.
@@ -182,7 +181,7 @@ impl Core {
         Ok(Box::new(Core {
             id: mailbox.id,
             queue: Queue::default(),
-            tasks: RefCell::default(),
+            tasks: Tasks::default(),
             local,
             mailbox,
             letters: Cell::default(),
@@ -226,12 +225,10 @@ impl Core {
 
     /// Starts a task. On a core that has closed, it is cancelled before it runs.
     pub fn spawn<F: Future + 'static>(&self, future: F) -> Task<F::Output> {
-        // SAFETY: `Drop` completes every task that is in the table, and the future borrows nothing.
+        // SAFETY: `Drop` completes every task that is in the list, and the future borrows nothing.
         let (ptr, task) = unsafe { task::spawn(self, future) };
-        let mut tasks = self.tasks.borrow_mut();
-        ptr.index().set(tasks.insert(ptr) as u32);
-        self.counters().tasks_alive.set(tasks.len() as u64);
-        drop(tasks);
+        self.tasks.insert(ptr);
+        self.counters().tasks_alive.set(self.tasks.len() as u64);
         if self.closed.get() {
             ptr.cancel();
         } else {
@@ -266,14 +263,11 @@ impl Core {
         x & 1 << 32 != 0
     }
 
-    /// The task is complete: out of the table.
+    /// The task is complete: out of the list.
     pub fn forget(&self, task: TaskPtr) {
-        let mut tasks = self.tasks.borrow_mut();
-        tasks.remove(task.index().get() as usize);
-        let left = tasks.len();
-        drop(tasks);
-        self.counters().tasks_alive.set(left as u64);
-        if left == 0 && self.drains.take() {
+        self.tasks.remove(task);
+        self.counters().tasks_alive.set(self.tasks.len() as u64);
+        if self.tasks.len() == 0 && self.drains.take() {
             self.mailbox.on_empty.wake();
         }
     }
@@ -450,7 +444,7 @@ impl Core {
 
     /// Until no task is left.
     pub fn poll_empty(&self, cx: &mut Context<'_>, waiting: &mut Waiting) -> Poll<()> {
-        if self.tasks.borrow().is_empty() {
+        if self.tasks.len() == 0 {
             return Poll::Ready(());
         }
         self.drains.set(true);
@@ -459,7 +453,7 @@ impl Core {
     }
 
     pub fn tasks_alive(&self) -> usize {
-        self.tasks.borrow().len()
+        self.tasks.len()
     }
 }
 
@@ -469,10 +463,8 @@ impl Drop for Core {
         self.closed.set(true);
         let this = &*self;
         this.enter(|| {
-            loop {
-                // Dropping a future may spawn another (which is cancelled at once), cancel others, and wake anything.
-                let next = this.tasks.borrow().iter().next().map(|(_, task)| *task);
-                let Some(task) = next else { break };
+            // Dropping a future may spawn another (which is cancelled at once), cancel others, and wake anything.
+            while let Some(task) = this.tasks.first() {
                 task.cancel();
             }
             let letters = this.mailbox.inbox().take();

@@ -11,6 +11,7 @@ mod join;
 mod local;
 #[cfg(all(test, loom))]
 mod loom;
+mod refs;
 mod settings;
 mod stats;
 mod task;

@@ -2,39 +2,40 @@
 //!
 //! A task is one allocation: a [`Header`] of one type for all, then the future, whose place its output takes. It
 //! belongs to one core, and nearly everything about it is touched by that core's thread alone, without atomics. Other
-//! threads can hold wakers. For them there are three fields: a reference count, the core's id, and a flag that says
-//! that the task is on its way to the core.
+//! threads can hold wakers. For them there are three fields: a [count](Refs) of references, the core's id, and a flag
+//! that says that the task is on its way to the core.
 //!
 //! # Who keeps it alive
 //!
-//! On the core's thread: the core's table until the task is complete, the run queue while it is in it, the handle until
-//! it goes, and whoever runs it at the moment. All of these are known from the flags, and together hold **one**
-//! reference in `refs`, which the last of them gives up. Every waker, and every letter to the core, holds one more. So
-//! a task that nobody else has a waker of is made, run, joined and freed without a single atomic operation on the count.
+//! On the core's thread: the core's list until the task is complete, the run queue while it is in it, the handle until
+//! it goes, and whoever runs it at the moment. All of these are known from the flags, and together hold the core's share
+//! of `refs`, which the last of them gives up. Every waker, and every letter to the core, holds a reference. So a task
+//! whose wakers stay on its core is made, run, joined and freed without a single atomic operation on the count.
 //!
 //! The future and the output are dropped by the core's thread, always: when the task completes, is cancelled, or its
 //! handle goes. When the last reference goes, on whatever thread, there is only memory to give back.
 
 use super::core::{self, Core};
 use super::join::JoinError;
+use super::refs::Refs;
 use crate::reactor::budget;
 use std::alloc::{Layout, dealloc};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::future::Future;
 use std::marker::PhantomData;
-use std::mem::{self, ManuallyDrop};
+use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 /// What all tasks have, whatever their future.
 pub(super) struct Header {
     vtable: &'static VTable,
-    /// Of any thread: wakers and letters, and one for all local owners.
-    refs: AtomicUsize,
+    /// Of any thread: wakers and letters, and the core's share for all local owners.
+    refs: Refs,
     /// Of any thread: a letter with this task lies in the core's inbox.
     posted: AtomicBool,
     /// Which core: for any thread.
@@ -46,8 +47,8 @@ pub(super) struct Header {
     /// The next one in the run queue.
     next: Cell<Option<TaskPtr>>,
     flags: Cell<u8>,
-    /// The place in the core's table.
-    pub(super) index: Cell<u32>,
+    /// Its neighbours among the tasks of the core that are not complete.
+    siblings: Cell<(Option<TaskPtr>, Option<TaskPtr>)>,
     /// Who waits for the result.
     awaiter: Cell<Option<Waker>>,
 }
@@ -72,7 +73,7 @@ struct VTable {
     panicked: unsafe fn(NonNull<Header>, Box<dyn Any + Send>),
     /// Drops whatever is there, future or output, in its place.
     clear: unsafe fn(NonNull<Header>),
-    /// Moves the result, an `Option<Result<T, JoinError>>`, to where the pointer points.
+    /// Moves the result, a `Result<T, JoinError>`, to where the pointer points.
     take: unsafe fn(NonNull<Header>, *mut ()),
     /// Gives the memory back.
     free: unsafe fn(NonNull<Header>),
@@ -168,7 +169,7 @@ impl<F: Future> Body<F> {
                 Stage::Done(result) => result.map_err(JoinError::panicked),
                 _ => Err(JoinError::cancelled()),
             };
-            *to.cast::<Option<Result<F::Output, JoinError>>>() = Some(result);
+            to.cast::<Result<F::Output, JoinError>>().write(result);
         }
     }
 
@@ -179,7 +180,7 @@ impl<F: Future> Body<F> {
     }
 }
 
-/// Makes a task of `future`, for the current thread's `core`, which has to put it into its table. Returns its handle.
+/// Makes a task of `future`, for the current thread's `core`, which has to put it into its list. Returns its handle.
 ///
 /// # Safety
 ///
@@ -188,13 +189,13 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
     let body = Box::new(Body {
         header: Header {
             vtable: &Body::<F>::VTABLE,
-            refs: AtomicUsize::new(1),
+            refs: Refs::new(),
             posted: AtomicBool::new(false),
             core_id: core.id(),
             core: NonNull::from(core),
             next: Cell::new(None),
             flags: Cell::new(HANDLE),
-            index: Cell::new(0),
+            siblings: Cell::new((None, None)),
             awaiter: Cell::new(None),
         },
         stage: UnsafeCell::new(Stage::Future(future)),
@@ -214,10 +215,6 @@ impl TaskPtr {
     fn header(&self) -> &Header {
         // SAFETY: a local owner keeps the task alive, and the fields that change are cells and atomics.
         unsafe { self.0.as_ref() }
-    }
-
-    pub fn index(&self) -> &Cell<u32> {
-        &self.header().index
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -289,14 +286,15 @@ impl TaskPtr {
         self.complete(core);
     }
 
-    /// The future of this task, which is RUNNING, has gone: the table gives it up, and whoever waits for the result may
+    /// The future of this task, which is RUNNING, has gone: the list gives it up, and whoever waits for the result may
     /// have it.
     fn complete(self, core: &Core) {
         self.set(COMPLETE);
+        // This may wake whoever waits for the last task, who may drop the handle: so it comes first.
+        core.forget(self);
         if !self.has(HANDLE) {
             self.clear_output();
         }
-        core.forget(self);
         let awaiter = self.header().awaiter.take();
         self.unset(RUNNING);
         self.release();
@@ -311,20 +309,12 @@ impl TaskPtr {
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
     }
 
-    /// An owner on the core's thread has gone: if it was the last one, so does their reference.
+    /// An owner on the core's thread has gone: if it was the last one, so does the core's share.
     fn release(self) {
-        let flags = self.header().flags.get();
-        if flags & COMPLETE != 0 && flags & (SCHEDULED | RUNNING | HANDLE) == 0 {
-            self.release_ref();
-        }
-    }
-
-    /// One reference less.
-    fn release_ref(self) {
         let header = self.header();
-        // If it is the only one, nobody can make it more: no need for the costly operation.
-        if header.refs.load(Ordering::Acquire) == 1 || header.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: it was the last reference.
+        let flags = header.flags.get();
+        if flags & COMPLETE != 0 && flags & (SCHEDULED | RUNNING | HANDLE) == 0 && header.refs.give_up() {
+            // SAFETY: there was no other reference.
             unsafe { (header.vtable.free)(self.0) };
         }
     }
@@ -377,6 +367,48 @@ impl Queue {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.ends.get().is_none()
+    }
+}
+
+/// The tasks of a core that are not complete.
+#[derive(Default)]
+pub(super) struct Tasks {
+    first: Cell<Option<TaskPtr>>,
+    len: Cell<usize>,
+}
+
+impl Tasks {
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    /// The one that came last.
+    pub fn first(&self) -> Option<TaskPtr> {
+        self.first.get()
+    }
+
+    #[inline]
+    pub fn insert(&self, task: TaskPtr) {
+        let next = self.first.replace(Some(task));
+        task.header().siblings.set((None, next));
+        if let Some(next) = next {
+            next.header().siblings.set((Some(task), next.header().siblings.get().1));
+        }
+        self.len.set(self.len.get() + 1);
+    }
+
+    #[inline]
+    pub fn remove(&self, task: TaskPtr) {
+        let (prev, next) = task.header().siblings.get();
+        match prev {
+            Some(prev) => prev.header().siblings.set((prev.header().siblings.get().0, next)),
+            None => self.first.set(next),
+        }
+        if let Some(next) = next {
+            next.header().siblings.set((prev, next.header().siblings.get().1));
+        }
+        self.len.set(self.len.get() - 1);
     }
 }
 
@@ -443,7 +475,7 @@ impl<T> Task<T> {
     }
 
     pub(super) fn to_ref(&self) -> TaskRef {
-        add_ref(self.task.0);
+        self.task.header().refs.add(is_here(self.task.header()));
         TaskRef(self.task.0)
     }
 
@@ -453,20 +485,25 @@ impl<T> Task<T> {
     }
 
     fn take(&mut self) -> Result<T, JoinError> {
-        let mut result: Option<Result<T, JoinError>> = None;
+        let mut result = MaybeUninit::<Result<T, JoinError>>::uninit();
         // SAFETY: the task is complete, this is its handle on its core's thread, and `T` is the output's type.
-        unsafe { (self.task.header().vtable.take)(self.task.0, (&raw mut result).cast()) };
+        unsafe { (self.task.header().vtable.take)(self.task.0, result.as_mut_ptr().cast()) };
         self.task.set(EMPTY);
-        result.expect("take writes it")
+        // SAFETY: `take` has written it.
+        unsafe { result.assume_init() }
     }
 }
 
 impl TaskPtr {
     /// The handle goes.
+    #[inline]
     fn let_go(self) {
-        let awaiter = self.header().awaiter.take();
-        if self.header().flags.get() & (COMPLETE | RUNNING | EMPTY) == COMPLETE {
-            self.clear_output();
+        // Nobody waits any more. Somebody can have done so only if the task is not complete.
+        let mut awaiter = None;
+        match self.header().flags.get() & (COMPLETE | RUNNING | EMPTY) {
+            COMPLETE => self.clear_output(),
+            0 | RUNNING => awaiter = self.header().awaiter.take(),
+            _ => {}
         }
         self.unset(HANDLE);
         self.release();
@@ -477,6 +514,7 @@ impl TaskPtr {
 impl<T> Future for Task<T> {
     type Output = Result<T, JoinError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if self.is_finished() {
             return Poll::Ready(self.take());
@@ -492,8 +530,11 @@ impl<T> Future for Task<T> {
 }
 
 impl<T> Drop for Task<T> {
+    #[inline]
     fn drop(&mut self) {
-        self.task.cancel();
+        if !self.is_finished() {
+            self.task.cancel();
+        }
         self.task.let_go();
     }
 }
@@ -515,9 +556,13 @@ unsafe impl Send for TaskRef {}
 unsafe impl Sync for TaskRef {}
 
 impl TaskRef {
+    fn header(&self) -> &Header {
+        // SAFETY: the reference keeps the task alive. See above for what may be touched.
+        unsafe { self.0.as_ref() }
+    }
+
     pub fn core_id(&self) -> u64 {
-        // SAFETY: the reference keeps the task alive.
-        unsafe { self.0.as_ref() }.core_id
+        self.header().core_id
     }
 
     /// The task itself, on its core's thread.
@@ -529,24 +574,52 @@ impl TaskRef {
     /// The letter has arrived: from here on, wakes write a new one. What was done before a wake that found this one
     /// under way is visible to the poll that follows.
     pub fn arrive(&self) {
-        // SAFETY: the reference keeps the task alive.
-        unsafe { self.0.as_ref() }.posted.swap(false, Ordering::AcqRel);
+        self.header().posted.swap(false, Ordering::AcqRel);
+    }
+
+    /// If this is the thread of the task's core: into the run queue, without a letter.
+    #[inline]
+    fn wake_here(&self) -> bool {
+        core::with_current(|core| match core {
+            Some(core) if core.id() == self.core_id() => {
+                core.schedule(TaskPtr(self.0));
+                true
+            }
+            _ => false,
+        })
+    }
+
+    #[cold]
+    fn wake_there(self) {
+        // Is a letter under way already? If not, it is now.
+        if !self.header().posted.swap(true, Ordering::AcqRel) {
+            core::post(self);
+        }
+    }
+}
+
+impl Clone for TaskRef {
+    #[inline]
+    fn clone(&self) -> TaskRef {
+        self.header().refs.add(is_here(self.header()));
+        TaskRef(self.0)
     }
 }
 
 impl Drop for TaskRef {
+    #[inline]
     fn drop(&mut self) {
-        TaskPtr(self.0).release_ref();
+        if self.header().refs.sub(is_here(self.header())) {
+            // SAFETY: it was the last reference.
+            unsafe { (self.header().vtable.free)(self.0) };
+        }
     }
 }
 
-fn add_ref(task: NonNull<Header>) {
-    // SAFETY: the caller has a reference. Relaxed, as in Arc: a new one is made from one that is there.
-    let before = unsafe { task.as_ref() }.refs.fetch_add(1, Ordering::Relaxed);
-    if before > isize::MAX as usize {
-        // So many leaked wakers that the count would wrap, and the task be freed under them.
-        std::process::abort();
-    }
+/// Is this the thread of the task's core? (If the core is not being run, no: then everybody counts as another thread.)
+#[inline]
+fn is_here(task: &Header) -> bool {
+    core::with_current(|core| core.is_some_and(|core| core.id() == task.core_id))
 }
 
 fn raw_waker(task: NonNull<Header>) -> RawWaker {
@@ -555,60 +628,40 @@ fn raw_waker(task: NonNull<Header>) -> RawWaker {
     RawWaker::new(task.as_ptr().cast(), &VTABLE)
 }
 
-// SAFETY, for the four: `task` comes from `raw_waker`, and each waker holds a reference (the one that `run` lends is
-// covered by the queue's).
+/// The reference that a waker is, or was.
+///
+/// # Safety
+///
+/// `task` comes from [`raw_waker`], and whoever has the waker has a reference (the waker that [`run`](TaskPtr::run) lends
+/// is covered by the core's share). It stays the waker's as long as what is returned is not dropped.
+unsafe fn of_waker(task: *const ()) -> ManuallyDrop<TaskRef> {
+    // SAFETY: a waker's pointer is not null.
+    ManuallyDrop::new(TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) }))
+}
 
 unsafe fn waker_clone(task: *const ()) -> RawWaker {
-    // SAFETY: a waker's pointer is not null.
-    let task = unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) };
-    add_ref(task);
-    raw_waker(task)
+    // SAFETY: called for a waker. The new reference is the new waker's.
+    let task = ManuallyDrop::new(unsafe { TaskRef::clone(&of_waker(task)) });
+    raw_waker(task.0)
 }
 
 unsafe fn waker_wake(task: *const ()) {
-    // SAFETY: a waker's pointer is not null; its reference passes to the letter.
-    let task = TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) });
-    if !wake_here(&task) {
-        wake_there(task);
-    }
-}
-
-#[cold]
-fn wake_there(task: TaskRef) {
-    if !was_posted(&task) {
-        core::post(task);
+    // SAFETY: called for a waker, which ends here.
+    let task = ManuallyDrop::into_inner(unsafe { of_waker(task) });
+    if !task.wake_here() {
+        task.wake_there();
     }
 }
 
 unsafe fn waker_wake_by_ref(task: *const ()) {
-    // SAFETY: a waker's pointer is not null; the reference stays the waker's.
-    let task =
-        ManuallyDrop::new(TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) }));
-    if !wake_here(&task) {
-        add_ref(task.0);
-        wake_there(TaskRef(task.0));
+    // SAFETY: called for a waker.
+    let task = unsafe { of_waker(task) };
+    if !task.wake_here() {
+        TaskRef::clone(&task).wake_there();
     }
 }
 
 unsafe fn waker_drop(task: *const ()) {
-    // SAFETY: a waker's pointer is not null, and its reference ends here.
-    drop(TaskRef(unsafe { NonNull::new_unchecked(task.cast_mut().cast::<Header>()) }));
-}
-
-/// If this is the thread of the task's core: into the run queue, without a letter.
-#[inline]
-fn wake_here(task: &TaskRef) -> bool {
-    core::with_current(|core| match core {
-        Some(core) if core.id() == task.core_id() => {
-            core.schedule(TaskPtr(task.0));
-            true
-        }
-        _ => false,
-    })
-}
-
-/// Is a letter under way already? If not, it is now.
-fn was_posted(task: &TaskRef) -> bool {
-    // SAFETY: the reference keeps the task alive.
-    unsafe { task.0.as_ref() }.posted.swap(true, Ordering::AcqRel)
+    // SAFETY: called for a waker, which ends here.
+    drop(ManuallyDrop::into_inner(unsafe { of_waker(task) }));
 }

@@ -29,13 +29,21 @@ impl Refs {
     /// One more. `here`: this is the core's thread.
     #[inline]
     pub fn add(&self, here: bool) {
-        let before = if here && self.own.get() != NONE {
-            self.own.replace(self.own.get() + 1)
-        } else {
-            // Relaxed, as in Arc: a new one is made from one that is there.
-            self.common.fetch_add(1, Ordering::Relaxed) - SHARE
-        };
-        if before >= SHARE / 2 {
+        if here {
+            let own = self.own.get();
+            // Also false for NONE.
+            if is_sane(own) {
+                return self.own.set(own + 1);
+            }
+        }
+        self.add_common();
+    }
+
+    #[inline(never)]
+    fn add_common(&self) {
+        // Relaxed, as in Arc: a new one is made from one that is there.
+        let before = self.common.fetch_add(1, Ordering::Relaxed);
+        if !is_sane(before) && !is_sane(before - SHARE) {
             // So many leaked wakers that the count would wrap, and the task be freed under them.
             std::process::abort();
         }
@@ -58,5 +66,108 @@ impl Refs {
         // If it is all that is left, nobody can make it more: no need for the costly operation.
         self.common.load(Ordering::Acquire) == share
             || self.common.fetch_sub(share, Ordering::AcqRel) == share
+    }
+}
+
+/// Far from where numbers wrap: a quarter of the range to both sides.
+#[inline]
+fn is_sane(number: isize) -> bool {
+    number.wrapping_add(SHARE / 2) as usize <= SHARE as usize
+}
+
+#[cfg(all(test, loom))]
+mod loom {
+    use super::Refs;
+    use crate::reactor::loom::{model, spawn};
+    use ::loom::cell::UnsafeCell;
+    use std::sync::Arc;
+
+    struct Task {
+        refs: Refs,
+        freed: UnsafeCell<bool>,
+    }
+
+    // SAFETY: `own` is touched by the core's thread only, which says `here`.
+    unsafe impl Sync for Task {}
+    // SAFETY: as above.
+    unsafe impl Send for Task {}
+
+    impl Task {
+        fn new() -> Arc<Task> {
+            Arc::new(Task { refs: Refs::new(), freed: UnsafeCell::new(false) })
+        }
+
+        fn look(&self) {
+            // SAFETY: loom tells if somebody else writes.
+            self.freed.with(|freed| assert!(!unsafe { *freed }, "used after it was freed"));
+        }
+
+        fn free_if(&self, is_last: bool) {
+            if is_last {
+                // SAFETY: loom tells if somebody else reads or writes.
+                self.freed.with_mut(|freed| {
+                    assert!(!std::mem::replace(unsafe { &mut *freed }, true), "freed twice")
+                });
+            }
+        }
+
+        fn drop_one(&self, here: bool) {
+            self.look();
+            let is_last = self.refs.sub(here);
+            self.free_if(is_last);
+        }
+
+        fn was_freed(&self) -> bool {
+            // SAFETY: all others have been joined.
+            self.freed.with(|freed| unsafe { *freed })
+        }
+    }
+
+    /// Wakers of the core's making are dropped by two other threads while the core has done: one of the three frees, and
+    /// does so after the others have looked for the last time.
+    #[test]
+    fn whoever_is_last_frees() {
+        model(|| {
+            let task = Task::new();
+            let others: Vec<_> = (0..2)
+                .map(|_| {
+                    task.refs.add(true);
+                    let task = task.clone();
+                    spawn(move || task.drop_one(false))
+                })
+                .collect();
+            task.look();
+            task.free_if(task.refs.give_up());
+            others.into_iter().for_each(|other| other.join().unwrap());
+            assert!(task.was_freed());
+        });
+    }
+
+    /// A waker is cloned on another thread and comes back to the core, which drops it before or after it has done.
+    #[test]
+    fn a_waker_may_end_on_another_thread_than_it_began() {
+        for before in [true, false] {
+            model(move || {
+                let task = Task::new();
+                task.refs.add(true);
+                let other = spawn({
+                    let task = task.clone();
+                    move || {
+                        task.refs.add(false);
+                        task.drop_one(false);
+                    }
+                });
+                if before {
+                    other.join().unwrap();
+                    task.drop_one(true);
+                    task.free_if(task.refs.give_up());
+                } else {
+                    task.free_if(task.refs.give_up());
+                    other.join().unwrap();
+                    task.drop_one(true);
+                }
+                assert!(task.was_freed());
+            });
+        }
     }
 }

@@ -589,6 +589,15 @@ impl TaskRef {
         })
     }
 
+    /// The end of this reference. `here`: this is the core's thread.
+    #[inline]
+    fn give_up(&self, here: bool) {
+        if self.header().refs.sub(here) {
+            // SAFETY: it was the last reference.
+            unsafe { (self.header().vtable.free)(self.0) };
+        }
+    }
+
     #[cold]
     fn wake_there(self) {
         // Is a letter under way already? If not, it is now.
@@ -609,10 +618,7 @@ impl Clone for TaskRef {
 impl Drop for TaskRef {
     #[inline]
     fn drop(&mut self) {
-        if self.header().refs.sub(is_here(self.header())) {
-            // SAFETY: it was the last reference.
-            unsafe { (self.header().vtable.free)(self.0) };
-        }
+        self.give_up(is_here(self.header()));
     }
 }
 
@@ -647,9 +653,11 @@ unsafe fn waker_clone(task: *const ()) -> RawWaker {
 
 unsafe fn waker_wake(task: *const ()) {
     // SAFETY: called for a waker, which ends here.
-    let task = ManuallyDrop::into_inner(unsafe { of_waker(task) });
-    if !task.wake_here() {
-        task.wake_there();
+    let task = unsafe { of_waker(task) };
+    if task.wake_here() {
+        task.give_up(true);
+    } else {
+        ManuallyDrop::into_inner(task).wake_there();
     }
 }
 

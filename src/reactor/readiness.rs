@@ -94,8 +94,8 @@ impl Wait {
 struct Waiters {
     /// One task per direction, which waits by polling: `poll_read` and the like. The usual case, without allocation.
     slots: [Option<Waker>; 2],
-    /// Any number of futures.
-    list: Slab<Waiter>,
+    /// Any number of futures. Boxed, because most sources never see one; once there, it stays.
+    list: Option<Box<Slab<Waiter>>>,
 }
 
 #[derive(Debug)]
@@ -212,7 +212,7 @@ impl Readiness {
             return (end, None);
         }
         let waiter = Waiter { interest, waker: Some(waker), fired: false };
-        let key = locked.with(|w| w.list.insert(waiter));
+        let key = locked.with(|w| w.list.get_or_insert_default().insert(waiter));
         locked.waiting |= (interest.0 as usize) << WAITING_SHIFT;
         (Wait::stored(locked.word), Some(key))
     }
@@ -224,7 +224,7 @@ impl Readiness {
             let mut locked = self.lock();
             let orphaned = locked.word & ORPHANED != 0;
             let (fired, same, interest) = locked.with(|w| {
-                let waiter = &w.list[key];
+                let waiter = w.listed(key);
                 let same = waiter.waker.as_ref().is_some_and(|old| old.will_wake(waker));
                 (waiter.fired, same, waiter.interest)
             });
@@ -240,7 +240,7 @@ impl Readiness {
             }
             if let Some(clone) = clone.take() {
                 let word = locked.word;
-                let replaced = locked.with(|w| w.list[key].waker.replace(clone));
+                let replaced = locked.with(|w| w.listed(key).waker.replace(clone));
                 locked.waiting |= (interest.0 as usize) << WAITING_SHIFT;
                 drop(locked);
                 drop(replaced);
@@ -254,7 +254,7 @@ impl Readiness {
     /// The waiter `key` does not wait any more.
     pub fn remove(&self, key: usize) {
         let mut locked = self.lock();
-        let (waiter, left) = locked.with(|w| (w.list.remove(key), w.waiting()));
+        let (waiter, left) = locked.with(|w| (w.list.as_mut().map(|list| list.remove(key)), w.waiting()));
         locked.waiting = left;
         drop(locked);
         drop(waiter);
@@ -365,19 +365,26 @@ impl Waiters {
                 }
             }
         }
-        if !self.list.is_empty() {
+        if self.list.is_some() {
             self.take_listed(Ready((waiting >> WAITING_SHIFT) as u32), fired, wakers);
         }
     }
 
     #[cold]
     fn take_listed(&mut self, interests: Ready, fired: bool, wakers: &mut Vec<Waker>) {
-        for (_, waiter) in &mut self.list {
+        for (_, waiter) in self.list.iter_mut().flat_map(|list| list.iter_mut()) {
             if interests.intersects(waiter.interest) {
                 waiter.fired |= fired;
                 wakers.extend(waiter.waker.take());
             }
         }
+    }
+
+    /// # Panics
+    ///
+    /// If there is no waiter `key`.
+    fn listed(&mut self, key: usize) -> &mut Waiter {
+        &mut self.list.as_mut().expect("a key came from this list")[key]
     }
 
     fn waiting(&self) -> usize {
@@ -387,7 +394,7 @@ impl Waiters {
                 interests |= direction.interest();
             }
         }
-        for (_, waiter) in &self.list {
+        for (_, waiter) in self.list.iter().flat_map(|list| list.iter()) {
             if waiter.waker.is_some() {
                 interests |= waiter.interest;
             }

@@ -48,7 +48,10 @@ pub(crate) struct Place {
 /// The descriptors whose number divided by [`SHARDS`] leaves the same rest, locked: what happens to one of them
 /// happens in one step.
 #[derive(Default)]
-pub(crate) struct Shard(Vec<Option<Place>>);
+pub(crate) struct Shard(Vec<Place>);
+
+/// No reactor has this id.
+const NOBODY: Place = Place { reactor: 0, token: 0 };
 
 pub(crate) fn shard(fd: RawFd) -> MutexGuard<'static, Shard> {
     lock(&DESCRIPTORS.get()[fd as usize % SHARDS])
@@ -57,7 +60,7 @@ pub(crate) fn shard(fd: RawFd) -> MutexGuard<'static, Shard> {
 impl Shard {
     /// An error if `fd` is registered. One whose file was closed without our knowledge is not: its number is free.
     pub fn check_free(&self, fd: RawFd) -> io::Result<()> {
-        let Some(Some(place)) = self.0.get(fd as usize / SHARDS) else { return Ok(()) };
+        let Some(place) = self.0.get(fd as usize / SHARDS) else { return Ok(()) };
         match find(place.reactor) {
             Some(reactor) if reactor.is_registered(fd, place.token) => Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,
@@ -72,16 +75,16 @@ impl Shard {
     pub fn set(&mut self, fd: RawFd, place: Place) {
         let index = fd as usize / SHARDS;
         if self.0.len() <= index {
-            self.0.resize(index + 1, None);
+            self.0.resize(index + 1, NOBODY);
         }
-        self.0[index] = Some(place);
+        self.0[index] = place;
     }
 
     /// Forgets `fd`, unless the number has passed to somebody else. Says whether it had not.
     pub fn unset(&mut self, fd: RawFd, place: Place) -> bool {
         match self.0.get_mut(fd as usize / SHARDS) {
-            Some(entry) if *entry == Some(place) => {
-                *entry = None;
+            Some(entry) if *entry == place => {
+                *entry = NOBODY;
                 true
             }
             _ => false,

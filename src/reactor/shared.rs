@@ -368,18 +368,18 @@ impl Shared {
     #[inline(never)]
     fn dispatch(&self, events: &Events, wakers: &mut Vec<Waker>) -> usize {
         let sources = lock(&self.sources);
-        let mut concerned = 0;
+        let mut others = 0;
         for event in events.iter() {
-            // Anything else is the notifier, or the news of a source that has gone since, whose place in the slab may
-            // have passed to another.
-            if let Some((token, source)) = sources.slab.get(index(event.token)) {
-                if *token == event.token {
-                    source.readiness.publish(event.ready, wakers);
-                    concerned += 1;
+            match sources.slab.get(index(event.token)) {
+                Some((token, source)) if *token == event.token => {
+                    source.readiness.publish(event.ready, wakers)
                 }
+                // The notifier, or the news of a source that has gone since, whose place in the slab may have passed
+                // to another.
+                _ => others += 1,
             }
         }
-        concerned
+        events.len() - others
     }
 
     /// Moves the wakers of all timers that are due to `wakers`.

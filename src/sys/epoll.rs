@@ -15,11 +15,23 @@ pub(crate) struct Poller {
     notifier: Notifier,
 }
 
-pub(crate) struct RawEvents(Box<[libc::epoll_event]>);
+pub(crate) struct RawEvents {
+    room: Box<[libc::epoll_event]>,
+    /// How many the last wait had.
+    pub len: usize,
+}
 
 impl Default for RawEvents {
     fn default() -> RawEvents {
-        RawEvents(vec![libc::epoll_event { events: 0, u64: 0 }; EVENTS_PER_WAIT_MAX].into_boxed_slice())
+        let none = libc::epoll_event { events: 0, u64: 0 };
+        RawEvents { room: vec![none; EVENTS_PER_WAIT_MAX].into_boxed_slice(), len: 0 }
+    }
+}
+
+impl RawEvents {
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
+        self.room[..self.len].iter().map(|e| Event { token: e.u64, ready: ready(e.events as libc::c_int) })
     }
 }
 
@@ -66,19 +78,12 @@ impl Poller {
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &mut event) }).map(drop)
     }
 
-    pub fn wait(
-        &self,
-        raw: &mut RawEvents,
-        events: &mut Vec<Event>,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
-        let n = match wait(self.epoll.as_raw_fd(), &mut raw.0, timeout) {
+    pub fn wait(&self, raw: &mut RawEvents, timeout: Option<Duration>) -> io::Result<()> {
+        raw.len = match wait(self.epoll.as_raw_fd(), &mut raw.room, timeout) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
         };
-        events
-            .extend(raw.0[..n].iter().map(|e| Event { token: e.u64, ready: ready(e.events as libc::c_int) }));
         Ok(())
     }
 

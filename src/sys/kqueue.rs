@@ -29,7 +29,11 @@ pub(crate) struct Poller {
     notifier: Option<Notifier>,
 }
 
-pub(crate) struct RawEvents(Box<[bsd::kevent]>);
+pub(crate) struct RawEvents {
+    room: Box<[bsd::kevent]>,
+    /// How many the last wait had.
+    pub len: usize,
+}
 
 // SAFETY: the pointers in it are tokens, which nobody follows.
 unsafe impl Send for RawEvents {}
@@ -38,7 +42,14 @@ unsafe impl Sync for RawEvents {}
 
 impl Default for RawEvents {
     fn default() -> RawEvents {
-        RawEvents(vec![BLANK; EVENTS_PER_WAIT_MAX].into_boxed_slice())
+        RawEvents { room: vec![BLANK; EVENTS_PER_WAIT_MAX].into_boxed_slice(), len: 0 }
+    }
+}
+
+impl RawEvents {
+    #[inline]
+    pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
+        self.room[..self.len].iter().map(|e| Event { token: e.udata as u64, ready: ready(e) })
     }
 }
 
@@ -126,23 +137,15 @@ impl Poller {
         Ok(changes.map(|receipt| receipt.data as i32))
     }
 
-    pub fn wait(
-        &self,
-        raw: &mut RawEvents,
-        events: &mut Vec<Event>,
-        timeout: Option<Duration>,
-    ) -> io::Result<()> {
-        let n = match wait(self.kqueue.as_raw_fd(), &mut raw.0, timeout) {
+    pub fn wait(&self, raw: &mut RawEvents, timeout: Option<Duration>) -> io::Result<()> {
+        raw.len = match wait(self.kqueue.as_raw_fd(), &mut raw.room, timeout) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
         };
-        for event in &raw.0[..n] {
-            let token = event.udata as u64;
-            if let (NOTIFY_TOKEN, Some(notifier)) = (token, &self.notifier) {
-                notifier.drain();
-            }
-            events.push(Event { token, ready: ready(event) });
+        if let Some(notifier) = self.notifier.as_ref().filter(|_| raw.iter().any(|e| e.token == NOTIFY_TOKEN))
+        {
+            notifier.drain();
         }
         Ok(())
     }

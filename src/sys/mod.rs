@@ -178,8 +178,10 @@ pub(crate) struct Event {
 /// Room for the events of one wait; kept between waits.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
-    list: Vec<Event>,
+    /// Those of epoll or kqueue, which are translated as they are read.
     native: native::RawEvents,
+    /// Those of the others.
+    list: Vec<Event>,
     poll: poll::RawEvents,
 }
 
@@ -188,12 +190,13 @@ pub(crate) struct Events {
 pub(crate) const EVENTS_PER_WAIT_MAX: usize = 1024;
 
 impl Events {
+    #[inline]
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
-        self.list.iter().copied()
+        self.native.iter().chain(self.list.iter().copied())
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.native.len + self.list.len()
     }
 }
 
@@ -289,10 +292,11 @@ impl Poller {
     /// happened into `events`. Never returns early for want of precision; an interrupted wait has no events, nor has
     /// one that was to be longer than twenty-four days, after that time. One thread at a time may wait.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        events.native.len = 0;
         events.list.clear();
         let timeout = timeout.map(|time| time.min(TIMEOUT_MAX));
         match self {
-            Poller::Native(p) => p.wait(&mut events.native, &mut events.list, timeout),
+            Poller::Native(p) => p.wait(&mut events.native, timeout),
             Poller::Poll(p) => p.wait(&mut events.poll, &mut events.list, timeout),
             #[cfg(test)]
             Poller::Scripted(p) => p.wait(&mut events.list, timeout),

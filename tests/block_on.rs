@@ -112,6 +112,21 @@ fn a_foreign_executor_gets_a_thread_that_drives() {
 }
 
 #[test]
+fn a_program_may_end_while_a_thread_waits() {
+    const NAME: &str = "a_program_may_end_while_a_thread_waits";
+    if is_child(NAME) {
+        // From now on there is one that drives.
+        within_limit(|| future::block_on(sleep(MS)));
+        return;
+    }
+    for _ in 0..5 {
+        let output = in_child(NAME, &[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !errors.contains("panicked"), "{}\n{errors}", output.status);
+    }
+}
+
+#[test]
 fn calls_may_be_nested() {
     within_limit(|| {
         let sum = block_on(async {

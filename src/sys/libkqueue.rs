@@ -93,8 +93,8 @@ pub unsafe fn kevent(
     n
 }
 
-/// To tell of a socket's error in an event, libkqueue takes it from the socket, and whoever hears of the event looks for
-/// it in vain. Here it learns that there is one, and the error stays.
+/// To tell of a socket's error in an event, libkqueue takes it from the socket, and whoever hears of the event looks
+/// for it in vain. Here it learns that there is one, and the error stays.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn getsockopt(
     fd: c_int,
@@ -112,8 +112,8 @@ unsafe extern "C" fn getsockopt(
     unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, value, len) as c_int }
 }
 
-/// libkqueue has room for 512 events, and asks epoll for as many. If a descriptor is ready in both directions, one becomes
-/// two; those for which there is no room then are lost.
+/// libkqueue has room for 512 events, and asks epoll for as many. If a descriptor is ready in both directions, one
+/// becomes two; those for which there is no room then are lost.
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn epoll_wait(
     epoll: c_int,

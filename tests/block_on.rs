@@ -1,10 +1,15 @@
 //! `block_on`: one future on any thread, with nothing else needed.
 
+#[cfg(target_os = "linux")]
+#[path = "common/proc.rs"]
+mod proc;
 #[path = "common/tasks.rs"]
 mod tasks;
 
 use futures_lite::future::{self, poll_once, yield_now};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
+#[cfg(target_os = "linux")]
+use proc::{descriptors, thread_names, threads};
 use std::cell::Cell;
 use std::future::{pending, poll_fn, ready};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -100,15 +105,26 @@ fn a_foreign_executor_gets_a_thread_that_drives() {
     let before = threads();
     within_limit(|| future::block_on(sleep(MS)));
     eventually("one more thread", || threads() == before + 1);
-    let name = std::fs::read_dir("/proc/self/task")
-        .unwrap()
-        .map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).unwrap())
-        .find(|name| name.trim() == "wakewheel");
-    assert!(name.is_some(), "it has a name");
+    assert!(thread_names().iter().any(|name| name == "wakewheel"), "it has a name");
     for _ in 0..10 {
         within_limit(|| future::block_on(sleep(MS)));
     }
     eventually("still one more", || threads() == before + 1);
+}
+
+#[test]
+fn a_program_may_end_while_a_thread_waits() {
+    const NAME: &str = "a_program_may_end_while_a_thread_waits";
+    if is_child(NAME) {
+        // From now on there is one that drives.
+        within_limit(|| future::block_on(sleep(MS)));
+        return;
+    }
+    for _ in 0..5 {
+        let output = in_child(NAME, &[]);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && !errors.contains("panicked"), "{}\n{errors}", output.status);
+    }
 }
 
 #[test]

@@ -20,8 +20,8 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Duration;
 use strace::{Calls, PATIENCE, Traced, difference, skip, total};
-use wakewheel::executor::{self, yield_now};
-use wakewheel::reactor::{Backend, Reactor};
+use wakewheel::executor::{self, Stats, yield_now};
+use wakewheel::reactor::Backend;
 use wakewheel::{Async, LocalExecutor, Timer, sleep, spawn, spawn_local, timeout};
 
 // ------------------------------------------------------------------------------------- counting allocator
@@ -459,6 +459,7 @@ fn a_request_is_one_wake_up() {
     const WARM_UP: u64 = 100;
     const REQUESTS: u64 = 1000;
     let executor = LocalExecutor::new().unwrap();
+    let backend = Backend::from_env().unwrap();
     let (before, after) = executor.block_on(async {
         let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
         let addr = listener.get_ref().local_addr().unwrap();
@@ -493,12 +494,17 @@ fn a_request_is_one_wake_up() {
         client.join().unwrap();
         stats
     });
-    assert_eq!(after.wakes_local - before.wakes_local, REQUESTS);
     assert_eq!(after.wakes_remote - before.wakes_remote, 0);
-    assert_eq!(after.polls - before.polls, REQUESTS);
+    let counts = |stats: Stats| [stats.wakes_local, stats.polls, stats.sleeps, stats.turns];
+    let counts = std::array::from_fn(|i| counts(after)[i] - counts(before)[i]);
+    if backend == Backend::Kqueue {
+        // It does not tell of urgent data, so a short read is followed by another, which may find the next request
+        // before its event does. One such event may be left from the warm-up.
+        assert!(counts.iter().all(|&n: &u64| n <= REQUESTS + 1), "{counts:?}");
+        return;
+    }
+    assert_eq!(counts, [REQUESTS; 4]);
     assert_eq!(after.events - before.events, REQUESTS);
-    assert_eq!(after.sleeps - before.sleeps, REQUESTS);
-    assert_eq!(after.turns - before.turns, REQUESTS);
 }
 
 // ------------------------------------------------------------------------------------------ system calls
@@ -515,9 +521,9 @@ const PROCESSOR: usize = 0;
 impl Server {
     /// `None`, and says why, if that cannot be measured here.
     fn start(test: &str) -> Option<Server> {
-        let why = strace::missing().or_else(|| match Reactor::new() {
-            Ok(reactor) if reactor.backend() == Backend::NATIVE && cfg!(target_os = "linux") => None,
-            Ok(reactor) => Some(format!("the backend is {}, and the budget is epoll's", reactor.backend())),
+        let why = strace::missing().or_else(|| match Backend::from_env() {
+            Ok(Backend::Epoll) => None,
+            Ok(backend) => Some(format!("the backend is {backend}, and the budget is epoll's")),
             Err(e) => Some(e.to_string()),
         });
         if let Some(why) = why {

@@ -127,7 +127,8 @@ async fn echo(mut stream: Async<TcpStream>) -> io::Result<()> {
 
 #[test]
 fn interruptions_are_no_errors() {
-    const CALLS: &str = "recvfrom,sendto,recvmsg,sendmsg,accept4,epoll_wait,epoll_pwait2,ppoll,poll";
+    const CALLS: &str =
+        "recvfrom,sendto,recvmsg,sendmsg,accept4,epoll_wait,epoll_pwait,epoll_pwait2,ppoll,poll";
     let fault = format!("{CALLS}:error=EINTR:when=1+2");
     let injected = under("interruptions_are_no_errors", &[&fault], || {
         run(async {
@@ -176,14 +177,17 @@ fn interruptions_are_no_errors() {
         for call in ["recvfrom", "sendto", "accept4", "recvmsg", "sendmsg"] {
             assert!(of(&[call], &injected) >= 1, "{call}: {injected:?}");
         }
-        assert!(of(&["epoll_wait", "epoll_pwait2", "ppoll", "poll"], &injected) >= 10, "{injected:?}");
+        assert!(
+            of(&["epoll_wait", "epoll_pwait", "epoll_pwait2", "ppoll", "poll"], &injected) >= 10,
+            "{injected:?}"
+        );
     }
 }
 
 /// An interrupted wait is a turn with nothing to report, and not a reason to fire a timer early.
 #[test]
 fn timers_are_not_early_when_waits_are_interrupted() {
-    let faults = ["epoll_wait,epoll_pwait2,ppoll:error=EINTR:when=1+2"];
+    let faults = ["epoll_wait,epoll_pwait,epoll_pwait2,ppoll:error=EINTR:when=1+2"];
     let injected = under("timers_are_not_early_when_waits_are_interrupted", &faults, || {
         run(async {
             for i in 1..20 {
@@ -202,7 +206,7 @@ fn timers_are_not_early_when_waits_are_interrupted() {
 /// One that was interrupted goes on by itself. (strace does not make the call, so here it has to be made again.)
 #[test]
 fn a_wait_in_a_reactor_of_ones_own_may_be_interrupted() {
-    let faults = ["epoll_wait,epoll_pwait2,ppoll:error=EINTR:when=1..3"];
+    let faults = ["epoll_wait,epoll_pwait,epoll_pwait2,ppoll:error=EINTR:when=1..3"];
     let injected = under("a_wait_in_a_reactor_of_ones_own_may_be_interrupted", &faults, || {
         let reactor = Reactor::new().unwrap();
         for _ in 0..3 {
@@ -566,7 +570,7 @@ fn with_epoll_pwait2_forbidden_timers_are_not_early() {
 /// What the kernel says of a wait is not passed over: here, that the selector is none.
 #[test]
 fn a_selector_that_fails_is_an_error() {
-    let faults = ["epoll_pwait2,ppoll:error=EINVAL:when=1"];
+    let faults = ["epoll_wait,epoll_pwait,epoll_pwait2,ppoll:error=EINVAL:when=1"];
     let injected = under("a_selector_that_fails_is_an_error", &faults, || {
         let reactor = Reactor::new().unwrap();
         let timeout = Some(Duration::from_millis(1));

@@ -219,10 +219,6 @@ with_tcp_and_unix! {
     }
 
     fn a_peer_that_goes_with_unread_data_resets(mut a, b) {
-        if cfg!(wakewheel_libkqueue) {
-            eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-            return Ok(());
-        }
         a.write_all(b"unread").await?;
         b.readable().await?;
         let mut buf = [0; 8];
@@ -280,9 +276,6 @@ fn to_shut_down_the_own_tcp_writing_side_ends_a_write_that_waits() {
 
 #[test]
 fn a_reset_wakes_reader_writer_and_watcher() {
-    if cfg!(wakewheel_libkqueue) {
-        return eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-    }
     run(async {
         let (a, b) = tcp_pair();
         let a = Async::new(a)?;
@@ -982,9 +975,6 @@ async fn listener_is_empty(listener: &Async<TcpListener>) {
 
 #[test]
 fn a_connection_that_is_refused_is_an_error() {
-    if cfg!(wakewheel_libkqueue) {
-        return eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-    }
     let dir = Dir::new("refused");
     run(async {
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -1107,9 +1097,6 @@ fn a_datagram_without_a_byte_is_a_datagram() {
 
 #[test]
 fn a_datagram_to_nobody_is_refused_on_a_connected_socket() {
-    if cfg!(wakewheel_libkqueue) {
-        return eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-    }
     run(async {
         let a = Async::<UdpSocket>::bind(LOCALHOST)?;
         let nobody = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;

@@ -171,9 +171,6 @@ fn without_reset_on_close_a_peer_reads_to_the_end() {
 
 #[test]
 fn reset_on_close_resets_connected_and_accepted_sockets() {
-    if cfg!(wakewheel_libkqueue) {
-        return eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-    }
     run(async {
         let (none, reset) = (SocketOptions::new(), SocketOptions::new().reset_on_close());
         let (client, server) = connection(&none, &reset).await?;
@@ -370,9 +367,6 @@ fn futures_may_move_to_and_be_shared_with_other_threads() {
 
 #[test]
 fn a_refused_connection_is_an_error_with_the_address() {
-    if cfg!(wakewheel_libkqueue) {
-        return eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-    }
     // The port of a client: nobody listens on it, and nobody else can have it.
     let listener = TcpListener::bind(LOCALHOST).unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -3,7 +3,11 @@
 
 mod common;
 
-use common::{PATIENCE, Wakes, backend, in_a_process_of_its_own, poll, run, skip_unless, tcp_pair, within};
+use common::proc::thread_names;
+use common::{
+    PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, run, skip_if,
+    tcp_pair, within,
+};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::cell::Cell;
 use std::future::Future;
@@ -37,19 +41,8 @@ fn is_readable(reactor: &Reactor, patience: Duration) -> bool {
     unsafe { libc::poll(&mut one, 1, patience.as_millis() as i32) == 1 }
 }
 
-/// The names of the threads of this process.
-fn threads() -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir("/proc/self/task")
-        .expect("proc")
-        .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .map(|name| name.trim().to_owned())
-        .collect();
-    names.sort();
-    names
-}
-
 fn has_helper() -> bool {
-    threads().iter().any(|name| name == "wakewheel")
+    thread_names().iter().any(|name| name == "wakewheel")
 }
 
 /// Tokens that can be waited for, without any reactor.
@@ -110,7 +103,10 @@ fn a_turn_says_what_it_did() {
     });
     b.write_all(b"x").unwrap();
     let turn = reactor.turn(Some(PATIENCE)).unwrap();
-    assert_eq!((turn.events, turn.timers, turn.woken), (1, 0, 2));
+    assert_eq!((turn.timers, turn.woken), (0, 2));
+    // kqueue has an event for each direction. (To the real one, that it can be written to is no news.)
+    let events_max = if backend() == Backend::Kqueue { 2 } else { 1 };
+    assert!((1..=events_max).contains(&turn.events), "{turn:?}");
     let mut timer = Timer::after(Duration::from_millis(50));
     reactor.enter(|| assert!(poll(&mut timer, &waker).is_pending()));
     let turn = reactor.turn(Some(PATIENCE)).unwrap();
@@ -143,7 +139,7 @@ fn notifications_before_a_turn_count_once() {
         for _ in 0..3 {
             reactor.handle().notify();
         }
-        assert!(is_readable(&reactor, Duration::ZERO));
+        assert!(is_readable(&reactor, Duration::ZERO) || !descriptor_can_be_polled());
         reactor.turn(timeout).unwrap();
         assert!(!is_readable(&reactor, Duration::ZERO), "it was told already");
         let started = Instant::now();
@@ -325,7 +321,9 @@ fn a_task_in_another_thread_is_moved_when_its_reactor_is_dropped_under_it() {
 
 #[test]
 fn a_reactor_sits_in_a_loop_of_poll_by_its_descriptor() {
-    if skip_unless(Backend::Epoll, "with poll(2) the descriptor tells of notifications only") {
+    if skip_if(backend() == Backend::Poll, "its descriptor tells of notifications only")
+        || skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing")
+    {
         return;
     }
     let reactor = Reactor::new().unwrap();
@@ -372,6 +370,9 @@ fn a_reactor_sits_in_a_loop_of_poll_by_its_descriptor() {
 
 #[test]
 fn news_from_other_threads_make_the_descriptor_readable() {
+    if skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing") {
+        return;
+    }
     let reactor = Reactor::new().unwrap();
     let handle = reactor.handle();
     for _ in 0..50 {
@@ -419,25 +420,25 @@ async fn some_work() -> io::Result<()> {
 #[test]
 fn a_program_that_uses_only_block_on_has_no_other_thread() {
     in_a_process_of_its_own("a_program_that_uses_only_block_on_has_no_other_thread", || {
-        let before = threads();
+        let before = thread_names();
         run(some_work());
         run(async { future::zip(some_work(), some_work()).await.0 });
         run(async { block_on(some_work()) });
         LocalExecutor::new().unwrap().block_on(within(some_work())).unwrap();
-        assert_eq!(threads(), before);
+        assert_eq!(thread_names(), before);
     });
 }
 
 #[test]
 fn sockets_and_timers_that_nobody_waits_for_need_no_thread() {
     in_a_process_of_its_own("sockets_and_timers_that_nobody_waits_for_need_no_thread", || {
-        let before = threads();
+        let before = thread_names();
         let (a, b) = tcp_pair();
         let (_a, mut b) = (Async::new(a).unwrap(), Async::new(b).unwrap());
         let _timer = Timer::after(Duration::from_millis(1));
         // What is ready at once does not wait.
         future::block_on(b.write_all(b"x")).unwrap();
-        assert_eq!(threads(), before);
+        assert_eq!(thread_names(), before);
     });
 }
 
@@ -449,7 +450,7 @@ fn a_thread_drives_when_another_executor_waits() {
         assert!(has_helper());
         // Once is enough.
         future::block_on(within(some_work())).unwrap();
-        assert_eq!(threads().iter().filter(|name| *name == "wakewheel").count(), 1);
+        assert_eq!(thread_names().iter().filter(|name| *name == "wakewheel").count(), 1);
         // And it gives the seat back.
         run(some_work());
         future::block_on(within(some_work())).unwrap();

@@ -322,9 +322,6 @@ fn futures_may_move_to_and_be_shared_with_other_threads() {
 
 #[test]
 fn errors_quote_the_address() {
-    if cfg!(wakewheel_libkqueue) {
-        return eprintln!("SKIPPED: an event of libkqueue takes the error from the socket");
-    }
     let dir = Dir::new("errors");
     // The port of a client: nobody listens on it, and nobody else can have it.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,6 +1,8 @@
 //! What the integration tests share. Keep it small.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod proc;
+
 use std::future::Future;
 use std::io;
 use std::net::{TcpListener, TcpStream};
@@ -34,13 +36,18 @@ pub fn backend() -> Backend {
     Backend::from_env().expect("a backend of this system")
 }
 
-/// Says why a test has nothing to show with this backend, if so.
-pub fn skip_unless(backend: Backend, why: &str) -> bool {
-    let skip = self::backend() != backend || cfg!(wakewheel_libkqueue);
-    if skip {
-        println!("skipped: {why} (this is {})", self::backend());
+/// Can a reactor's own descriptor be waited for?
+pub fn descriptor_can_be_polled() -> bool {
+    // libkqueue's is the end of a pipe that nobody writes to.
+    !(cfg!(wakewheel_libkqueue) && backend() == Backend::Kqueue)
+}
+
+/// Says why a test has nothing to show here, if so.
+pub fn skip_if(so: bool, why: &str) -> bool {
+    if so {
+        println!("skipped: {why} (this is {})", backend());
     }
-    skip
+    so
 }
 
 /// Two ends of a TCP connection.

@@ -96,8 +96,17 @@ impl Traced {
         }
     }
 
+    /// strace's log. What libkqueue does in the thread that waits for kqueues to be closed is left out.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        let log =
+            fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let thread = |line: &str| line.split(' ').next().map(String::from);
+        match log.lines().find(|line| line.contains("\"libkqueue_mon\"")).and_then(thread) {
+            None => log,
+            Some(its) => {
+                log.split_inclusive('\n').filter(|line| thread(line).as_ref() != Some(&its)).collect()
+            }
+        }
     }
 
     pub fn last_lines(&self, n: usize) -> String {

@@ -169,18 +169,6 @@ pub fn succeeds_in_child(name: &str, variables: &[(&str, &str)]) {
     assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"), "the child has run no test");
 }
 
-/// Threads of this process.
-#[cfg(target_os = "linux")]
-pub fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").expect("the threads of this process").count()
-}
-
-/// Descriptors that this process has open.
-#[cfg(target_os = "linux")]
-pub fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("the descriptors of this process").count()
-}
-
 /// So many in an optimized build, a tenth of it in one that is not.
 pub const fn scaled(n: usize) -> usize {
     if cfg!(debug_assertions) { n / 10 } else { n }

@@ -143,7 +143,7 @@ mod table {
     row!(Task<Neither>:                    n n y n n);
     row!(JoinHandle<()>:                   y y y y y);
     row!(JoinHandle<SendOnly>:             y y y y y);
-    row!(JoinError:                        y n y n n);
+    row!(JoinError:                        y y y y y);
     row!(Cores:                            y y y n n);
     row!(CoreHandle:                       y y y y y);
     row!(CoresBuilder:                     y y y n n);
@@ -421,6 +421,7 @@ fn sizes() {
         assert!(size_of::<WritableOwned<TcpStream>>() <= 56);
         assert!(size_of::<Task<[u8; 64]>>() == 8);
         assert!(size_of::<JoinHandle<[u8; 64]>>() == 8);
+        assert!(size_of::<JoinError>() == 8);
         assert!(size_of::<Chunk>() <= 16);
     }
     // An unnamed future of an operation is not much more than what it borrows.

@@ -9,6 +9,7 @@ mod tasks;
 use futures_lite::future::{self, or, poll_once};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn, ready};
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::{Pin, pin};
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 use tasks::*;
 use wakewheel::executor::{Panics, current, drain, shutdown_requested, yield_now};
 use wakewheel::reactor::MockClock;
-use wakewheel::{Async, Cores, JoinHandle, LocalExecutor, Task, Timer, sleep, spawn, spawn_local, timeout};
+use wakewheel::{
+    Async, Cores, JoinError, JoinHandle, LocalExecutor, Task, Timer, sleep, spawn, spawn_local, timeout,
+};
 
 fn executor() -> LocalExecutor {
     LocalExecutor::new().expect("an executor")
@@ -823,6 +826,40 @@ fn a_panic_is_the_result_of_its_task_and_the_others_go_on() {
         let error = current().spawn(|| -> std::future::Ready<()> { panic!("no future") }).await.unwrap_err();
         assert_eq!(error.to_string(), "the task panicked: no future");
         assert_eq!(other.await.unwrap(), 5);
+    });
+}
+
+#[test]
+fn why_a_task_failed_is_an_error_like_others() {
+    on_executor(|| async {
+        async fn panics() -> std::io::Result<()> {
+            Ok(spawn_local(async { panic!("number {}", 1) }).await?)
+        }
+        async fn cancelled() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let task = spawn(pending());
+            task.cancel();
+            Ok(task.await?)
+        }
+        let error = panics().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Other);
+        assert_eq!(error.to_string(), "the task panicked: number 1");
+        let why: JoinError = error.downcast().unwrap();
+        assert!(why.is_panic());
+
+        let error = cancelled().await.unwrap_err();
+        assert_eq!(error.to_string(), "the task was cancelled");
+        let why: Box<JoinError> = error.downcast().unwrap();
+        assert_eq!(std::io::Error::from(*why).kind(), ErrorKind::Other);
+
+        // What a task panics with may belong to one thread at a time: it goes to others with its error, and is read there.
+        let error = Arc::new(spawn(async { panic_any(Cell::new(7)) }).await.unwrap_err());
+        let reader = thread::spawn({
+            let error = error.clone();
+            move || error.to_string()
+        });
+        assert_eq!(reader.join().unwrap(), "the task panicked");
+        let payload = Arc::into_inner(error).unwrap().into_panic().unwrap();
+        assert_eq!(payload.downcast::<Cell<i32>>().unwrap().get(), 7);
     });
 }
 

@@ -306,7 +306,7 @@ impl SocketOptions {
         addr: A,
     ) -> impl Future<Output = io::Result<Async<TcpStream>>> + Send + Sync + 'static + use<A> {
         let (options, addr) = (self.clone(), addr.into());
-        async move { options.try_connect(addr).await.map_err(|e| cannot("connect to", addr, e)) }
+        async move { options.try_connect(&addr).await.map_err(|e| cannot("connect to", addr, e)) }
     }
 
     /// Connects to `addr`, or gives up at `deadline`.
@@ -347,17 +347,21 @@ impl SocketOptions {
         addr: A,
         deadline: Instant,
     ) -> impl Future<Output = io::Result<Async<TcpStream>>> + Send + Sync + 'static + use<A> {
-        let addr = addr.into();
-        let connecting = timeout_at(deadline, self.connect(addr));
+        let (options, addr) = (self.clone(), addr.into());
         async move {
-            connecting.await.unwrap_or_else(|_| {
-                let late = io::Error::new(io::ErrorKind::TimedOut, "no answer by the deadline");
-                Err(cannot("connect to", addr, late))
-            })
+            let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer by the deadline"));
+            let result = timeout_at(deadline, options.try_connect(&addr)).await;
+            result.unwrap_or_else(late).map_err(|e| cannot("connect to", addr, e))
         }
     }
 
-    async fn try_connect(self, addr: SocketAddr) -> io::Result<Async<TcpStream>> {
+    async fn try_connect(&self, addr: &SocketAddr) -> io::Result<Async<TcpStream>> {
+        let fd = self.stream_socket(*addr)?;
+        connect(fd, |fd| socket::connect(fd, &SockAddr::from(*addr)), Kind::Tcp).await
+    }
+
+    /// A socket with all that it has before it connects to `addr`.
+    fn stream_socket(&self, addr: SocketAddr) -> io::Result<OwnedFd> {
         let fd = self.socket(Make::TcpStream, addr)?;
         if let Some(local) = self.bind_addr {
             let bound = if local.is_ipv4() == addr.is_ipv4() {
@@ -370,7 +374,7 @@ impl SocketOptions {
             };
             named(format_args!("bind_addr {local}"), bound)?;
         }
-        connect(fd, addr.into(), Kind::Tcp).await
+        Ok(fd)
     }
 
     /// A UDP socket on `addr` (port 0: any).

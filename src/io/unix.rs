@@ -63,7 +63,7 @@ impl Async<UnixStream> {
     pub async fn connect<P: AsRef<Path>>(path: P) -> io::Result<Async<UnixStream>> {
         let addr = SockAddr::unix_path(path.as_ref())?;
         let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
-        connect(fd, addr, Kind::Socket).await
+        connect(fd, |fd| socket::connect(fd, &addr), Kind::Socket).await
     }
 
     /// Two sockets, connected to each other.

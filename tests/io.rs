@@ -1249,6 +1249,102 @@ with_tcp_and_unix! {
     }
 }
 
+/// An error ends nobody's wait for a hang-up, whether somebody takes it or not.
+#[cfg(target_os = "linux")]
+mod behind_an_error {
+    use super::*;
+    use wakewheel::reactor::{Backend, Reactor};
+
+    /// Turns `reactor` until `done`.
+    fn turn_until(reactor: &Reactor, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "it does not happen");
+            reactor.turn(Some(left)).unwrap();
+        }
+    }
+
+    /// The socket has its error from a datagram that nobody wanted, and its hang-up from a shutdown: its own, because UDP has
+    /// no other.
+    #[test]
+    fn a_hang_up_is_seen() {
+        for backend in [Backend::NATIVE, Backend::Poll] {
+            for taken in [false, true] {
+                println!("{backend}, taken: {taken}");
+                let deaf = UdpSocket::bind(SocketAddr::from(LOCALHOST)).unwrap();
+                deaf.connect(deaf.local_addr().unwrap()).unwrap();
+                let reactor = Reactor::builder().backend(backend).build().unwrap();
+                let a = reactor.enter(|| Async::<UdpSocket>::bind(LOCALHOST)).unwrap();
+                a.get_ref().connect(deaf.local_addr().unwrap()).unwrap();
+
+                let (closed, waker) = Wakes::new();
+                let (mut first, mut second) = (a.closed(), a.closed());
+                assert!(poll(&mut first, &waker).is_pending());
+                assert!(poll(&mut second, &waker).is_pending());
+                a.get_ref().send(b"hello").unwrap();
+                // The error is reported while two wait for the hang-up and perhaps a third for the error.
+                let (answers, answer) = Wakes::new();
+                let mut buf = [0; 8];
+                let mut recv = Box::pin(a.recv(&mut buf));
+                let mut result = Poll::Pending;
+                if taken {
+                    turn_until(&reactor, || {
+                        result = poll(&mut recv, &answer);
+                        result.is_ready()
+                    });
+                    assert!(
+                        matches!(result, Poll::Ready(Err(e)) if e.kind() == ErrorKind::ConnectionRefused)
+                    );
+                } else {
+                    turn_until(&reactor, || reactor.turn(Some(PATIENCE)).unwrap().events > 0);
+                }
+                drop((recv, answers));
+                assert_eq!(closed.count(), 0, "an error is no hang-up");
+
+                // SAFETY: no pointers.
+                assert_eq!(unsafe { libc::shutdown(a.as_raw_fd(), libc::SHUT_RD) }, 0);
+                turn_until(&reactor, || closed.count() == 2);
+                assert!(poll(&mut first, &waker).is_ready() && poll(&mut second, &waker).is_ready());
+            }
+        }
+    }
+
+    /// What a TCP socket has to tell of its own sending (when a segment was acknowledged, for one who asked) is an error to
+    /// poll(2), and lasts until it is taken.
+    #[test]
+    fn a_hang_up_is_seen_behind_timestamps() {
+        for backend in [Backend::NATIVE, Backend::Poll] {
+            println!("{backend}");
+            let (a, b) = tcp_pair();
+            let wanted = libc::SOF_TIMESTAMPING_TX_ACK | libc::SOF_TIMESTAMPING_SOFTWARE;
+            // SAFETY: `wanted` is valid, with its length.
+            let result = unsafe {
+                let len = size_of_val(&wanted) as libc::socklen_t;
+                libc::setsockopt(
+                    a.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_TIMESTAMPING,
+                    (&raw const wanted).cast(),
+                    len,
+                )
+            };
+            assert_eq!(result, 0);
+            let reactor = Reactor::builder().backend(backend).build().unwrap();
+            let a = reactor.enter(|| Async::new(a)).unwrap();
+            let (closed, waker) = Wakes::new();
+            let mut closing = a.closed();
+            assert!(poll(&mut closing, &waker).is_pending());
+            a.get_ref().write_all(b"x").unwrap();
+            turn_until(&reactor, || reactor.turn(Some(PATIENCE)).unwrap().events > 0);
+            assert_eq!(closed.count(), 0);
+            drop(b);
+            turn_until(&reactor, || closed.count() == 1);
+            assert!(poll(&mut closing, &waker).is_ready());
+        }
+    }
+}
+
 // -------------------------------------------------------------------------------------------- signals
 
 #[test]

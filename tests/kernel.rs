@@ -3,7 +3,9 @@
 
 mod common;
 
-use common::{PATIENCE, Wakes, backend, in_a_process_of_its_own, poll, run, skip_unless, tcp_pair, within};
+use common::{
+    PATIENCE, Wakes, backend, in_a_process_of_its_own, os_error, poll, run, skip_unless, tcp_pair, within,
+};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -409,6 +411,7 @@ fn row_10_a_regular_file_or_a_directory_is_refused_with_advice() {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         let text = error.to_string();
         assert!(text.contains("regular file") && text.contains("blocking I/O on a thread"), "{text}");
+        assert_eq!(os_error(&error), Some(libc::EPERM));
     }
 }
 
@@ -420,6 +423,8 @@ fn row_10_a_closed_descriptor_is_refused() {
     let error = Async::new_nonblocking(Number(NUMBER)).expect_err("it is closed");
     assert!(error.to_string().contains("descriptor 904"), "{error}");
     assert!(error.to_string().contains("closed"), "{error}");
+    assert_eq!(os_error(&error), Some(libc::EBADF));
+    assert_eq!(error.kind(), io::Error::from_raw_os_error(libc::EBADF).kind());
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Socket options: each has its effect on the socket that it was set for, and on what a listener accepts.
 
+mod common;
+
+use common::os_error;
 use futures_lite::future;
 use std::ffi::c_int;
 use std::io::{self, ErrorKind};
@@ -385,6 +388,7 @@ fn a_refused_connection_is_an_error_with_the_address() {
         let e = result.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
         assert!(e.to_string().starts_with(&format!("cannot connect to {closed}: ")), "{e}");
+        assert_eq!(os_error(&e), Some(libc::ECONNREFUSED));
     }
 }
 
@@ -430,12 +434,14 @@ fn a_taken_address_is_an_error_with_the_address() {
     let e = SocketOptions::new().listen(local_addr(&listener)).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot listen on {}: ", local_addr(&listener))), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 
     let socket = SocketOptions::new().bind_udp(LOCALHOST).unwrap();
     let addr = socket.get_ref().local_addr().unwrap();
     let e = SocketOptions::new().bind_udp(addr).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot bind a UDP socket to {addr}: ")), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 
     let dir = Dir::new("taken");
     let path = dir.path("socket");
@@ -443,6 +449,7 @@ fn a_taken_address_is_an_error_with_the_address() {
     let e = SocketOptions::new().listen_unix(&path).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot listen on unix:{}: ", path.display())), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 }
 
 #[test]
@@ -452,6 +459,7 @@ fn an_option_that_the_kernel_refuses_is_named() {
     let e = SocketOptions::new().keep_alive(too_long).listen(LOCALHOST).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidInput);
     assert!(e.to_string().starts_with("cannot listen on 127.0.0.1:0: keep_alive: idle: "), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EINVAL), "explained twice, and still there");
 }
 
 /// What each socket can be made with: the table in the documentation of [`SocketOptions`].

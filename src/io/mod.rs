@@ -95,6 +95,9 @@ impl<T: AsFd> Async<T> {
     /// `PermissionDenied` for a regular file or a directory, `AlreadyExists` if the descriptor belongs to another
     /// `Async`, which is not disturbed; what the kernel says of a closed descriptor. `io` is dropped.
     ///
+    /// The text names the descriptor, and says what to do; the kernel's own error, with its number, is the
+    /// [`source`](std::error::Error::source).
+    ///
     /// # Examples
     ///
     /// ```
@@ -103,6 +106,20 @@ impl<T: AsFd> Async<T> {
     ///
     /// let socket = Async::new(UdpSocket::bind("127.0.0.1:0")?)?;
     /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// What cannot be waited for:
+    ///
+    /// ```
+    /// use std::{error::Error, fs::File, io};
+    /// use wakewheel::Async;
+    ///
+    /// let error = Async::new(File::open("Cargo.toml")?).unwrap_err();
+    /// assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    /// assert!(error.to_string().contains("regular file"));
+    /// let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    /// assert_eq!(source.and_then(|source| source.raw_os_error()), Some(libc::EPERM));
+    /// # io::Result::Ok(())
     /// ```
     pub fn new(io: T) -> io::Result<Async<T>> {
         socket::set_nonblocking(io.as_fd(), true)?;

@@ -6,6 +6,7 @@
 use super::connect::connect;
 use super::{Addr, Async, Kind};
 use crate::sys::addr::SockAddr;
+use crate::sys::error::explained;
 use crate::sys::{option, socket};
 use crate::time::timeout_at;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -38,7 +39,8 @@ use std::{fmt, io};
 ///
 /// # Errors
 ///
-/// All of them name the address, and the option if it is one that failed; their kind is that of the kernel's error.
+/// All of them name the address, and the option if it is one that failed. Their kind is that of the kernel's error, which is
+/// their [`source`](std::error::Error::source).
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) for an option that the socket does not have, by the table.
 ///
 /// # Examples
@@ -474,7 +476,10 @@ enum Make {
 }
 
 fn named(option: impl fmt::Display, result: io::Result<()>) -> io::Result<()> {
-    result.map_err(|e| io::Error::new(e.kind(), format!("{option}: {e}")))
+    result.map_err(|e| {
+        let text = format!("{option}: {e}");
+        explained(e, text)
+    })
 }
 
 pub(super) fn invalid(text: String) -> io::Error {
@@ -483,5 +488,6 @@ pub(super) fn invalid(text: String) -> io::Error {
 
 /// The error of an attempt to `do_it` with an address, which shall be in it.
 pub(super) fn cannot(do_it: &str, addr: impl fmt::Display, e: io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("cannot {do_it} {addr}: {e}"))
+    let text = format!("cannot {do_it} {addr}: {e}");
+    explained(e, text)
 }

@@ -79,7 +79,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// `ConnectionRefused`, `NotFound`, …, with the address in the text.
+    /// `ConnectionRefused`, `NotFound`, …, with the address in the text. The kernel's error is the
+    /// [`source`](std::error::Error::source).
     ///
     /// # Cancel safety
     ///

@@ -10,8 +10,8 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use wakewheel::Async;
 use wakewheel::io::{KeepAlive, SocketOptions};
+use wakewheel::{Async, Cores};
 
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -246,6 +246,22 @@ fn udp_sockets_have_buffer_sizes() {
     let socket = options.bind_udp(LOCALHOST).unwrap();
     assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUF), 40_000);
     assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_SNDBUF), 60_000);
+}
+
+#[test]
+fn a_listener_for_another_core_keeps_its_options() {
+    let listener: TcpListener =
+        SocketOptions::new().nodelay().listen(LOCALHOST).unwrap().into_inner().unwrap();
+    // SAFETY: no pointers.
+    let flags = unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_GETFL) };
+    assert_ne!(flags & libc::O_NONBLOCK, 0, "it blocks");
+    let addr = listener.local_addr().unwrap();
+    let cores = Cores::new(1).unwrap();
+    let accepted = cores.spawn(move || async move { Async::new(listener)?.accept().await?.0.into_inner() });
+    let client = TcpStream::connect(addr).unwrap();
+    let server = run(async { accepted.await? });
+    assert_eq!(server.local_addr().unwrap(), client.peer_addr().unwrap());
+    assert!(server.nodelay().unwrap());
 }
 
 #[test]

@@ -150,8 +150,22 @@ impl<T: AsFd> Async<T> {
 }
 
 impl<T> Async<T> {
-    /// The inner type. What is read or written through it is nobody's secret: waits by
-    /// [`readable`](Async::readable), [`writable`](Async::writable) and the `_with` methods ask the kernel.
+    /// The inner type, with all that it can do without waiting: addresses, options. What is read or written through it is
+    /// nobody's secret: waits by [`readable`](Async::readable), [`writable`](Async::writable) and the `_with` methods ask
+    /// the kernel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::UdpSocket;
+    /// use wakewheel::Async;
+    ///
+    /// let socket = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?;
+    /// socket.get_ref().set_broadcast(true)?;
+    /// socket.get_ref().connect(socket.get_ref().local_addr()?)?;
+    /// assert_eq!(socket.get_ref().peer_addr()?, socket.get_ref().local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// ```
     pub fn get_ref(&self) -> &T {
         self.io.as_ref().expect(INNER)
     }
@@ -170,6 +184,10 @@ impl<T> Async<T> {
     /// # Errors
     ///
     /// If the registration cannot be ended, because somebody else closed the descriptor; then the inner type is dropped.
+    ///
+    /// # Examples
+    ///
+    /// See [`SocketOptions`].
     pub fn into_inner(mut self) -> io::Result<T> {
         let io = self.io.take().expect(INNER);
         self.source.deregister()?;

@@ -62,6 +62,28 @@ use std::{fmt, io};
 /// })?;
 /// # std::io::Result::Ok(())
 /// ```
+///
+/// A socket for somebody else, another core or another process, is had by [`into_inner`](Async::into_inner): std's type,
+/// non-blocking, and registered nowhere.
+///
+/// ```
+/// use std::{io, net::TcpListener};
+/// use wakewheel::{Async, Cores, io::SocketOptions};
+///
+/// async fn serve(listener: Async<TcpListener>) -> io::Result<()> {
+///     // …
+/// #   drop(listener);
+///     Ok(())
+/// }
+///
+/// // One listener for all cores. Each registers a descriptor of its own.
+/// let listener = SocketOptions::new().backlog(4096).nodelay().listen(([127, 0, 0, 1], 0))?.into_inner()?;
+/// Cores::builder().threads(2).try_run(|_| {
+///     let listener = listener.try_clone().and_then(Async::new);
+///     async { serve(listener?).await }
+/// })?;
+/// # io::Result::Ok(())
+/// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "options do nothing until a socket is made with them"]
 pub struct SocketOptions {

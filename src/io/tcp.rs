@@ -65,6 +65,23 @@ impl Async<TcpStream> {
     /// # Cancel safety
     ///
     /// Dropped, it closes the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use wakewheel::Async;
+    ///
+    /// wakewheel::block_on(async {
+    ///     let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0))?;
+    ///     let client = Async::<TcpStream>::connect(listener.get_ref().local_addr()?).await?;
+    ///     let (server, peer) = listener.accept().await?;
+    ///     assert_eq!(peer, client.get_ref().local_addr()?);
+    ///     assert_eq!(server.get_ref().local_addr()?, client.get_ref().peer_addr()?);
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
     pub async fn connect<A: Into<SocketAddr>>(addr: A) -> io::Result<Async<TcpStream>> {
         let addr = addr.into();
         let fd = socket::new(SockAddr::from(addr).family(), libc::SOCK_STREAM)?;

@@ -1290,6 +1290,31 @@ fn the_kernel_is_asked_after_so_many_polls() {
 }
 
 #[test]
+fn the_future_of_an_executor_has_its_turn_between_those_of_the_tasks() {
+    for polls_per_turn in [1, 10, 256] {
+        let executor = LocalExecutor::builder().polls_per_turn(polls_per_turn).build().unwrap();
+        let polls = Rc::new(Cell::new(0));
+        // A task that never rests.
+        let busy = executor.spawn({
+            let polls = polls.clone();
+            async move {
+                loop {
+                    polls.set(polls.get() + 1);
+                    yield_now().await;
+                }
+            }
+        });
+        executor.block_on(async {
+            for turn in 0..5 {
+                assert_eq!(polls.get(), turn * polls_per_turn);
+                yield_now().await;
+            }
+        });
+        drop(busy);
+    }
+}
+
+#[test]
 #[should_panic(expected = "give it at least 1")]
 fn no_polls_per_turn_is_refused() {
     let _ = LocalExecutor::builder().polls_per_turn(0);

@@ -235,6 +235,9 @@ impl CoresBuilder {
     /// what they gave, in order. `main` may borrow. Tasks that are left when the future of their core is ready are dropped;
     /// [`drain`](crate::executor::drain) waits for them. The first core is the calling thread.
     ///
+    /// On a busy core, the future has its turn once for every [`polls_per_turn`](CoresBuilder::polls_per_turn) polls of
+    /// tasks. What has to keep up with busy tasks should be a task itself; the future can await its handle.
+    ///
     /// When one of them is ready, the others go on. To end them all, [`request_shutdown`](crate::executor::request_shutdown)
     /// on any core; if it is an error that shall end them, use [`try_run`](CoresBuilder::try_run).
     ///

@@ -12,12 +12,12 @@ use async_broadcast::{InactiveReceiver, Receiver, RecvError, Sender, broadcast};
 use common::Signal;
 use futures_lite::{AsyncWriteExt, FutureExt};
 use lexopt::prelude::*;
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
-use std::{io, thread};
-use wakewheel::executor::{drain, yield_now};
+use wakewheel::executor::{CoresBuilder, drain, shutdown_requested, yield_now};
 use wakewheel::io::SocketOptions;
 use wakewheel::{Async, Cores, spawn_local};
 
@@ -28,7 +28,7 @@ const LINES_MAX: usize = 1024;
 const LINE_LEN_MAX: usize = 4096;
 
 fn main() -> ExitCode {
-    common::main("chat [ADDRESS] [--cores N]", parse, |(addr, cores)| run(addr, cores))
+    common::main("chat [ADDRESS] [--cores N]", parse, |(addr, builder)| run(addr, builder))
 }
 
 /// What the cores share.
@@ -38,13 +38,14 @@ struct Room {
     hear: InactiveReceiver<Arc<str>>,
 }
 
-fn run(addr: SocketAddr, cores: usize) -> io::Result<()> {
+fn run(addr: SocketAddr, builder: CoresBuilder) -> io::Result<()> {
     let (mut say, hear) = broadcast(LINES_MAX);
     say.set_overflow(true);
     let room = Room { say, hear: hear.deactivate() };
     let (addr, signal) = (Mutex::new(addr), Signal::new()?);
-    let results = Cores::builder().threads(cores).run(|core| serve(core, &addr, &room, &signal))?;
-    results.into_iter().collect()
+    // A core that cannot listen ends the others as well.
+    builder.try_run(|core| serve(core, &addr, &room, &signal))?;
+    Ok(())
 }
 
 /// One core, from its beginning to its end.
@@ -54,7 +55,11 @@ async fn serve(core: usize, addr: &Mutex<SocketAddr>, room: &Room, signal: &Sign
         println!("listening on {}", listener.get_ref().local_addr()?);
     }
     let accepting = spawn_local(accept(listener, room.clone()));
-    signal.wait().await?;
+    let another_fails = async {
+        shutdown_requested().await;
+        Ok(())
+    };
+    signal.wait().or(another_fails).await?;
     accepting.cancel();
     // The clients get what has been said, and then the end.
     room.say.close();
@@ -131,15 +136,14 @@ async fn hear(mut stream: &Async<TcpStream>, mut lines: Receiver<Arc<str>>) -> i
     }
 }
 
-fn parse(mut parser: lexopt::Parser) -> Result<(SocketAddr, usize), lexopt::Error> {
-    let (mut addr, mut cores) = (None, None);
+fn parse(mut parser: lexopt::Parser) -> Result<(SocketAddr, CoresBuilder), lexopt::Error> {
+    let (mut addr, mut builder) = (None, Cores::builder());
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("cores") => cores = Some(parser.value()?.parse()?),
+            Long("cores") => builder = builder.threads(parser.value()?.parse::<NonZeroUsize>()?.get()),
             Value(value) if addr.is_none() => addr = Some(value.parse()?),
             _ => return Err(arg.unexpected()),
         }
     }
-    let cores = cores.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    Ok((addr.unwrap_or(common::ADDR), cores))
+    Ok((addr.unwrap_or(common::ADDR), builder))
 }

@@ -9,15 +9,15 @@
 mod common;
 
 use common::Signal;
-use futures_lite::AsyncWriteExt;
+use futures_lite::{AsyncWriteExt, FutureExt};
 use lexopt::prelude::*;
+use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
-use std::{io, thread};
-use wakewheel::executor::{CoresBuilder, drain};
+use wakewheel::executor::{CoresBuilder, drain, shutdown_requested};
 use wakewheel::io::SocketOptions;
 use wakewheel::{Async, Cores, spawn_local};
 
@@ -29,19 +29,19 @@ fn main() -> ExitCode {
 
 struct Args {
     addr: SocketAddr,
-    cores: usize,
     builder: CoresBuilder,
 }
 
-fn run(Args { addr, cores, builder }: Args) -> io::Result<()> {
+fn run(Args { addr, builder }: Args) -> io::Result<()> {
     // What is set on a listener is inherited by its connections.
     let mut options = SocketOptions::new().backlog(4096).nodelay();
-    if cores > 1 {
+    if builder.count() > 1 {
         options = options.reuse_port();
     }
     let (addr, signal) = (Mutex::new(addr), Signal::new()?);
-    let results = builder.threads(cores).run(|core| serve(core, &options, &addr, &signal))?;
-    results.into_iter().collect()
+    // A core that cannot listen ends the others as well.
+    builder.try_run(|core| serve(core, &options, &addr, &signal))?;
+    Ok(())
 }
 
 /// One core, from its beginning to its end.
@@ -56,7 +56,11 @@ async fn serve(
         println!("listening on {}", listener.get_ref().local_addr()?);
     }
     let accepting = spawn_local(accept(listener));
-    signal.wait().await?;
+    let another_fails = async {
+        shutdown_requested().await;
+        Ok(())
+    };
+    signal.wait().or(another_fails).await?;
     // This closes the listener. The connections may end in peace.
     accepting.cancel();
     match drain(common::DRAIN).await {
@@ -97,10 +101,10 @@ async fn echo(mut stream: Async<TcpStream>) -> io::Result<()> {
 }
 
 fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
-    let (mut addr, mut cores, mut builder) = (None, None, Cores::builder());
+    let (mut addr, mut builder) = (None, Cores::builder());
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("cores") => cores = Some(parser.value()?.parse()?),
+            Long("cores") => builder = builder.threads(parser.value()?.parse::<NonZeroUsize>()?.get()),
             Long("pinned") => builder = builder.pinned(),
             Long("busy-poll") => builder = builder.busy_poll(parser.value()?.parse_with(duration)?),
             Long("backend") => builder = builder.backend(parser.value()?.parse()?),
@@ -108,8 +112,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
             _ => return Err(arg.unexpected()),
         }
     }
-    let cores = cores.or(thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    Ok(Args { addr: addr.unwrap_or(common::ADDR), cores, builder })
+    Ok(Args { addr: addr.unwrap_or(common::ADDR), builder })
 }
 
 /// `50us` or `2ms`.

@@ -11,9 +11,7 @@ use std::future::pending;
 use std::io;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
-use wakewheel::{
-    JoinError, LocalExecutor, MissedTicks, Timer, interval, sleep, sleep_until, spawn_local, timeout,
-};
+use wakewheel::{LocalExecutor, MissedTicks, Timer, interval, sleep, sleep_until, spawn_local, timeout};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -29,7 +27,7 @@ async fn run(count: u32) -> io::Result<()> {
     let show = async {
         limit().await;
         silence().await;
-        many(count).await.map_err(|e| io::Error::other(e.to_string()))?;
+        many(count).await?;
         clock().await
     };
     show.or(signal.wait()).await
@@ -55,7 +53,7 @@ async fn silence() {
 }
 
 /// So many tasks sleep, each to a moment of its own within the same second.
-async fn many(count: u32) -> Result<(), JoinError> {
+async fn many(count: u32) -> io::Result<()> {
     let first = Instant::now() + Duration::from_secs(1);
     let tasks = Vec::from_iter((0..count).map(|i| {
         let deadline = first + Duration::from_secs(1) * i / count;

@@ -116,7 +116,9 @@
 //!
 //! A task stays on its core. Cores talk by any channel that can wake a task of another thread, and by
 //! [starting tasks on each other](executor::CoreHandle::spawn). A [`Cores`] that is built instead of run lives beside
-//! other code, and [shuts down](Cores::shutdown) with a time for its tasks to end.
+//! other code, and [shuts down](Cores::shutdown) with a time for its tasks to end. Where the future of a core may fail,
+//! [`try_run`](executor::CoresBuilder::try_run) ends the others too; they hear of it by
+//! [`shutdown_requested`](executor::shutdown_requested).
 //!
 //! # Where to look
 //!

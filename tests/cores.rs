@@ -10,7 +10,7 @@ use futures_lite::future;
 #[cfg(target_os = "linux")]
 use proc::{descriptors, threads};
 use std::future::{pending, poll_fn, ready};
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -20,8 +20,8 @@ use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 use tasks::*;
-use wakewheel::executor::{Panics, current, drain, shutdown_requested, yield_now};
-use wakewheel::{Async, Cores, block_on, sleep, spawn, spawn_local};
+use wakewheel::executor::{Panics, current, drain, request_shutdown, shutdown_requested, yield_now};
+use wakewheel::{Async, Cores, LocalExecutor, block_on, sleep, spawn, spawn_local};
 
 // ---------------------------------------------------------------------------------------------- where
 
@@ -254,6 +254,65 @@ fn a_task_that_panics_does_not_end_a_run_unless_it_is_told_to() {
 }
 
 #[test]
+fn a_core_of_a_run_can_ask_all_to_end() {
+    for who in 0..3 {
+        within_limit(move || {
+            let ended = Cores::builder().threads(3).run(|i| async move {
+                if i == who {
+                    // From a task, as from the future of the core.
+                    spawn(async { request_shutdown() }).await.unwrap();
+                }
+                shutdown_requested().await;
+                i
+            });
+            assert_eq!(ended.unwrap(), [0, 1, 2]);
+        });
+    }
+}
+
+#[test]
+fn an_error_of_one_core_ends_a_run_that_may_fail() {
+    for culprit in 0..3 {
+        within_limit(move || {
+            let ended = AtomicUsize::new(0);
+            let result = Cores::builder().threads(3).try_run(|i| {
+                let ended = &ended;
+                async move {
+                    if i == culprit {
+                        return Err(Error::other(format!("core {i} fails")));
+                    }
+                    shutdown_requested().await;
+                    ended.fetch_add(1, Ordering::Relaxed);
+                    match i % 2 {
+                        0 => Ok(i),
+                        // What the end of the others leads to is not the reason.
+                        _ => Err(Error::other("later")),
+                    }
+                }
+            });
+            assert_eq!(result.unwrap_err().to_string(), format!("core {culprit} fails"));
+            assert_eq!(ended.into_inner(), 2, "the others come to their end");
+        });
+    }
+}
+
+#[test]
+fn a_run_that_may_fail_and_does_not_gives_what_the_cores_gave() {
+    within_limit(|| {
+        let outputs = Cores::builder().threads(3).try_run(|i| async move {
+            yield_now().await;
+            Ok::<_, Error>(10 * i)
+        });
+        assert_eq!(outputs.unwrap(), [0, 10, 20]);
+        // An error type of one's own, which hears of what goes wrong before the start as well.
+        let error = Cores::builder()
+            .threads(0)
+            .try_run(|_| ready(Err::<(), Box<dyn std::error::Error + Send + Sync>>("unreached".into())));
+        assert!(error.unwrap_err().to_string().contains("at least 1"));
+    });
+}
+
+#[test]
 fn a_run_with_the_choices_of_a_core_makes_them_for_each() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let hook = seen.clone();
@@ -269,6 +328,17 @@ fn a_run_with_the_choices_of_a_core_makes_them_for_each() {
 }
 
 // -------------------------------------------------------------------------------------------- errors
+
+#[test]
+fn the_number_of_cores_is_known_before_they_run() {
+    let builder = Cores::builder();
+    let count = builder.count();
+    assert_eq!(count, thread::available_parallelism().map_or(1, usize::from));
+    assert_eq!(builder.build().unwrap().handles().len(), count);
+    let builder = Cores::builder().threads(3);
+    assert_eq!(builder.count(), 3);
+    assert_eq!(builder.run(ready).unwrap().len(), 3);
+}
 
 #[test]
 fn no_cores_is_refused() {
@@ -364,6 +434,44 @@ fn a_shutdown_waits_for_the_tasks() {
         }
         assert_eq!(cores.shutdown(LIMIT), 0);
         assert_eq!(ended.load(Ordering::Relaxed), 10);
+    });
+}
+
+#[test]
+fn tasks_that_ask_each_other_to_end_leave_the_cores_to_their_owner() {
+    within_limit(|| {
+        let (cores, others) = (Cores::new(3).unwrap(), Cores::new(1).unwrap());
+        let waiting: Vec<_> = (0..3).map(|_| cores.spawn(shutdown_requested)).collect();
+        let of_others = others.spawn(shutdown_requested);
+        block_on(cores.spawn(|| async { request_shutdown() })).unwrap();
+        for task in waiting {
+            block_on(task).unwrap();
+        }
+        // All of them still take tasks, and the owner's limit is the one that counts.
+        for core in cores.handles() {
+            block_on(core.spawn(shutdown_requested)).unwrap();
+        }
+        cores.spawn(|| sleep(Duration::from_millis(20))).detach();
+        assert_eq!(cores.shutdown(LIMIT), 0);
+        assert!(!of_others.is_finished(), "those are not of the same group");
+        assert_eq!(others.shutdown(LIMIT), 0);
+        block_on(of_others).unwrap();
+    });
+}
+
+#[test]
+fn a_single_executor_can_be_asked_to_end_too() {
+    within_limit(|| {
+        let executor = LocalExecutor::new().unwrap();
+        executor.block_on(async {
+            let task = spawn_local(shutdown_requested());
+            yield_now().await;
+            assert!(!task.is_finished());
+            request_shutdown();
+            task.await.unwrap();
+            // It stays so.
+            shutdown_requested().await;
+        });
     });
 }
 

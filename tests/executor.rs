@@ -9,6 +9,7 @@ mod tasks;
 use futures_lite::future::{self, or, poll_once};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, pending, poll_fn, ready};
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::{Pin, pin};
@@ -21,7 +22,9 @@ use std::time::{Duration, Instant};
 use tasks::*;
 use wakewheel::executor::{Panics, current, drain, shutdown_requested, yield_now};
 use wakewheel::reactor::MockClock;
-use wakewheel::{Async, Cores, JoinHandle, LocalExecutor, Task, Timer, sleep, spawn, spawn_local, timeout};
+use wakewheel::{
+    Async, Cores, JoinError, JoinHandle, LocalExecutor, Task, Timer, sleep, spawn, spawn_local, timeout,
+};
 
 fn executor() -> LocalExecutor {
     LocalExecutor::new().expect("an executor")
@@ -853,6 +856,40 @@ fn a_panic_is_the_result_of_its_task_and_the_others_go_on() {
 }
 
 #[test]
+fn why_a_task_failed_is_an_error_like_others() {
+    on_executor(|| async {
+        async fn panics() -> std::io::Result<()> {
+            Ok(spawn_local(async { panic!("number {}", 1) }).await?)
+        }
+        async fn cancelled() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+            let task = spawn(pending());
+            task.cancel();
+            Ok(task.await?)
+        }
+        let error = panics().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Other);
+        assert_eq!(error.to_string(), "the task panicked: number 1");
+        let why: JoinError = error.downcast().unwrap();
+        assert!(why.is_panic());
+
+        let error = cancelled().await.unwrap_err();
+        assert_eq!(error.to_string(), "the task was cancelled");
+        let why: Box<JoinError> = error.downcast().unwrap();
+        assert_eq!(std::io::Error::from(*why).kind(), ErrorKind::Other);
+
+        // What a task panics with may belong to one thread at a time: it goes to others with its error, and is read there.
+        let error = Arc::new(spawn(async { panic_any(Cell::new(7)) }).await.unwrap_err());
+        let reader = thread::spawn({
+            let error = error.clone();
+            move || error.to_string()
+        });
+        assert_eq!(reader.join().unwrap(), "the task panicked");
+        let payload = Arc::into_inner(error).unwrap().into_panic().unwrap();
+        assert_eq!(payload.downcast::<Cell<i32>>().unwrap().get(), 7);
+    });
+}
+
+#[test]
 fn a_future_is_dropped_once_after_it_panicked() {
     on_executor(|| async {
         let drops = Drops::default();
@@ -1275,6 +1312,31 @@ fn the_kernel_is_asked_after_so_many_polls() {
         assert_eq!(stats.polls, YIELDS + 1);
         let turns = YIELDS / polls_per_turn;
         assert!((turns..=turns + 1).contains(&stats.turns), "{polls_per_turn} polls per turn: {stats:?}");
+    }
+}
+
+#[test]
+fn the_future_of_an_executor_has_its_turn_between_those_of_the_tasks() {
+    for polls_per_turn in [1, 10, 256] {
+        let executor = LocalExecutor::builder().polls_per_turn(polls_per_turn).build().unwrap();
+        let polls = Rc::new(Cell::new(0));
+        // A task that never rests.
+        let busy = executor.spawn({
+            let polls = polls.clone();
+            async move {
+                loop {
+                    polls.set(polls.get() + 1);
+                    yield_now().await;
+                }
+            }
+        });
+        executor.block_on(async {
+            for turn in 0..5 {
+                assert_eq!(polls.get(), turn * polls_per_turn);
+                yield_now().await;
+            }
+        });
+        drop(busy);
     }
 }
 

@@ -41,6 +41,17 @@ macro_rules! with_tcp_and_unix {
     };
 }
 
+/// The error of what has to fail because a socket was closed. Not at once, if another test is starting a child just now,
+/// which has a copy of the socket for a moment.
+async fn error_of<T, F: Future<Output = io::Result<T>>>(mut attempt: impl FnMut() -> F) -> io::Error {
+    loop {
+        match attempt().await {
+            Ok(_) => future::yield_now().await,
+            Err(e) => return e,
+        }
+    }
+}
+
 /// The bytes from number `from` on of every long transfer.
 fn pattern(from: usize, len: usize) -> Vec<u8> {
     let mut bytes = (0..251).collect::<Vec<u8>>().repeat(len / 251 + 2);
@@ -978,12 +989,12 @@ fn a_connection_that_is_refused_is_an_error() {
     let dir = Dir::new("refused");
     run(async {
         let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let error = Async::<TcpStream>::connect(addr).await.expect_err("nobody listens");
+        let error = error_of(|| Async::<TcpStream>::connect(addr)).await;
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         let error = Async::<UnixStream>::connect(dir.path("socket")).await.expect_err("nothing is there");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         drop(UnixListener::bind(dir.path("socket"))?);
-        let error = Async::<UnixStream>::connect(dir.path("socket")).await.expect_err("nobody listens");
+        let error = error_of(|| Async::<UnixStream>::connect(dir.path("socket"))).await;
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         Ok(())
     });
@@ -1099,8 +1110,11 @@ fn a_datagram_without_a_byte_is_a_datagram() {
 fn a_datagram_to_nobody_is_refused_on_a_connected_socket() {
     run(async {
         let a = Async::<UdpSocket>::bind(LOCALHOST)?;
-        let nobody = UdpSocket::bind("127.0.0.1:0")?.local_addr()?;
-        a.get_ref().connect(nobody)?;
+        // It hears its own peer only, which is itself: for others, nobody is there. (A socket that was closed might be
+        // held by the child that another test starts just now.)
+        let deaf = UdpSocket::bind("127.0.0.1:0")?;
+        deaf.connect(deaf.local_addr()?)?;
+        a.get_ref().connect(deaf.local_addr()?)?;
         let mut buf = [0; 8];
         let mut receiving = Box::pin(a.recv(&mut buf));
         assert!(future::poll_once(&mut receiving).await.is_none());
@@ -1109,8 +1123,9 @@ fn a_datagram_to_nobody_is_refused_on_a_connected_socket() {
         // It is over with that: from then on it waits, and works.
         let mut receiving = Box::pin(a.recv(&mut buf));
         assert!(future::poll_once(&mut receiving).await.is_none());
-        let somebody = Async::<UdpSocket>::bind(nobody)?;
-        somebody.send_to(b"here", a.get_ref().local_addr()?).await?;
+        deaf.connect(a.get_ref().local_addr()?)?;
+        let somebody = Async::new(deaf)?;
+        somebody.send(b"here").await?;
         assert_eq!(receiving.await?, 4);
         assert_eq!(a.send(b"fine").await?, 4);
         assert_eq!(somebody.recv_from(&mut [0; 8]).await?.0, 4);
@@ -1151,7 +1166,7 @@ fn unix_datagrams_go_by_path_and_by_abstract_name() {
             let (n, sender) = to.recv_from(&mut buf).await?;
             assert_eq!((&buf[..n], sender.is_unnamed()), (&b"hello"[..], true));
             drop(to);
-            let error = from.send_to(b"hello?", &path).await.expect_err("it is closed");
+            let error = error_of(|| from.send_to(b"hello?", &path)).await;
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         }
         Ok(())
@@ -1233,6 +1248,102 @@ with_tcp_and_unix! {
         b.closed().await?;
         b.shutdown(Shutdown::Write)?;
         a.closed().await?;
+    }
+}
+
+/// An error ends nobody's wait for a hang-up, whether somebody takes it or not.
+#[cfg(target_os = "linux")]
+mod behind_an_error {
+    use super::*;
+    use wakewheel::reactor::{Backend, Reactor};
+
+    /// Turns `reactor` until `done`.
+    fn turn_until(reactor: &Reactor, mut done: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !done() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "it does not happen");
+            reactor.turn(Some(left)).unwrap();
+        }
+    }
+
+    /// The socket has its error from a datagram that nobody wanted, and its hang-up from a shutdown: its own, because UDP has
+    /// no other.
+    #[test]
+    fn a_hang_up_is_seen() {
+        for backend in [Backend::NATIVE, Backend::Poll] {
+            for taken in [false, true] {
+                println!("{backend}, taken: {taken}");
+                let deaf = UdpSocket::bind(SocketAddr::from(LOCALHOST)).unwrap();
+                deaf.connect(deaf.local_addr().unwrap()).unwrap();
+                let reactor = Reactor::builder().backend(backend).build().unwrap();
+                let a = reactor.enter(|| Async::<UdpSocket>::bind(LOCALHOST)).unwrap();
+                a.get_ref().connect(deaf.local_addr().unwrap()).unwrap();
+
+                let (closed, waker) = Wakes::new();
+                let (mut first, mut second) = (a.closed(), a.closed());
+                assert!(poll(&mut first, &waker).is_pending());
+                assert!(poll(&mut second, &waker).is_pending());
+                a.get_ref().send(b"hello").unwrap();
+                // The error is reported while two wait for the hang-up and perhaps a third for the error.
+                let (answers, answer) = Wakes::new();
+                let mut buf = [0; 8];
+                let mut recv = Box::pin(a.recv(&mut buf));
+                let mut result = Poll::Pending;
+                if taken {
+                    turn_until(&reactor, || {
+                        result = poll(&mut recv, &answer);
+                        result.is_ready()
+                    });
+                    assert!(
+                        matches!(result, Poll::Ready(Err(e)) if e.kind() == ErrorKind::ConnectionRefused)
+                    );
+                } else {
+                    turn_until(&reactor, || reactor.turn(Some(PATIENCE)).unwrap().events > 0);
+                }
+                drop((recv, answers));
+                assert_eq!(closed.count(), 0, "an error is no hang-up");
+
+                // SAFETY: no pointers.
+                assert_eq!(unsafe { libc::shutdown(a.as_raw_fd(), libc::SHUT_RD) }, 0);
+                turn_until(&reactor, || closed.count() == 2);
+                assert!(poll(&mut first, &waker).is_ready() && poll(&mut second, &waker).is_ready());
+            }
+        }
+    }
+
+    /// What a TCP socket has to tell of its own sending (when a segment was acknowledged, for one who asked) is an error to
+    /// poll(2), and lasts until it is taken.
+    #[test]
+    fn a_hang_up_is_seen_behind_timestamps() {
+        for backend in [Backend::NATIVE, Backend::Poll] {
+            println!("{backend}");
+            let (a, b) = tcp_pair();
+            let wanted = libc::SOF_TIMESTAMPING_TX_ACK | libc::SOF_TIMESTAMPING_SOFTWARE;
+            // SAFETY: `wanted` is valid, with its length.
+            let result = unsafe {
+                let len = size_of_val(&wanted) as libc::socklen_t;
+                libc::setsockopt(
+                    a.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_TIMESTAMPING,
+                    (&raw const wanted).cast(),
+                    len,
+                )
+            };
+            assert_eq!(result, 0);
+            let reactor = Reactor::builder().backend(backend).build().unwrap();
+            let a = reactor.enter(|| Async::new(a)).unwrap();
+            let (closed, waker) = Wakes::new();
+            let mut closing = a.closed();
+            assert!(poll(&mut closing, &waker).is_pending());
+            a.get_ref().write_all(b"x").unwrap();
+            turn_until(&reactor, || reactor.turn(Some(PATIENCE)).unwrap().events > 0);
+            assert_eq!(closed.count(), 0);
+            drop(b);
+            turn_until(&reactor, || closed.count() == 1);
+            assert!(poll(&mut closing, &waker).is_ready());
+        }
     }
 }
 

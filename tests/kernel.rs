@@ -5,8 +5,8 @@ mod common;
 
 use common::proc::thread_names;
 use common::{
-    PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, run, skip_if,
-    tcp_pair, within,
+    PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, os_error, poll, run,
+    skip_if, tcp_pair, within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::fs::File;
@@ -417,6 +417,7 @@ fn row_10_a_regular_file_or_a_directory_is_refused_with_advice() {
         assert_eq!(error.kind(), ErrorKind::PermissionDenied);
         let text = error.to_string();
         assert!(text.contains("regular file") && text.contains("blocking I/O on a thread"), "{text}");
+        assert_eq!(os_error(&error), Some(libc::EPERM));
     }
 }
 
@@ -428,6 +429,8 @@ fn row_10_a_closed_descriptor_is_refused() {
     let error = Async::new_nonblocking(Number(NUMBER)).expect_err("it is closed");
     assert!(error.to_string().contains("descriptor 904"), "{error}");
     assert!(error.to_string().contains("closed"), "{error}");
+    assert_eq!(os_error(&error), Some(libc::EBADF));
+    assert_eq!(error.kind(), io::Error::from_raw_os_error(libc::EBADF).kind());
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Socket options: each has its effect on the socket that it was set for, and on what a listener accepts.
 
+mod common;
+
+use common::os_error;
 use futures_lite::future;
 use std::ffi::c_int;
 use std::io::{self, ErrorKind};
@@ -7,8 +10,8 @@ use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use wakewheel::Async;
 use wakewheel::io::{KeepAlive, SocketOptions};
+use wakewheel::{Async, Cores};
 
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -243,6 +246,22 @@ fn udp_sockets_have_buffer_sizes() {
 }
 
 #[test]
+fn a_listener_for_another_core_keeps_its_options() {
+    let listener: TcpListener =
+        SocketOptions::new().nodelay().listen(LOCALHOST).unwrap().into_inner().unwrap();
+    // SAFETY: no pointers.
+    let flags = unsafe { libc::fcntl(listener.as_raw_fd(), libc::F_GETFL) };
+    assert_ne!(flags & libc::O_NONBLOCK, 0, "it blocks");
+    let addr = listener.local_addr().unwrap();
+    let cores = Cores::new(1).unwrap();
+    let accepted = cores.spawn(move || async move { Async::new(listener)?.accept().await?.0.into_inner() });
+    let client = TcpStream::connect(addr).unwrap();
+    let server = run(async { accepted.await? });
+    assert_eq!(server.local_addr().unwrap(), client.peer_addr().unwrap());
+    assert!(server.nodelay().unwrap());
+}
+
+#[test]
 fn a_port_on_which_connections_are_still_closing_can_be_listened_on() {
     run(async {
         let listener = SocketOptions::new().listen(LOCALHOST)?;
@@ -379,6 +398,7 @@ fn a_refused_connection_is_an_error_with_the_address() {
         let e = result.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
         assert!(e.to_string().starts_with(&format!("cannot connect to {closed}: ")), "{e}");
+        assert_eq!(os_error(&e), Some(libc::ECONNREFUSED));
     }
 }
 
@@ -424,12 +444,14 @@ fn a_taken_address_is_an_error_with_the_address() {
     let e = SocketOptions::new().listen(local_addr(&listener)).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot listen on {}: ", local_addr(&listener))), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 
     let socket = SocketOptions::new().bind_udp(LOCALHOST).unwrap();
     let addr = socket.get_ref().local_addr().unwrap();
     let e = SocketOptions::new().bind_udp(addr).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot bind a UDP socket to {addr}: ")), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 
     let dir = Dir::new("taken");
     let path = dir.path("socket");
@@ -437,6 +459,7 @@ fn a_taken_address_is_an_error_with_the_address() {
     let e = SocketOptions::new().listen_unix(&path).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot listen on unix:{}: ", path.display())), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 }
 
 #[test]
@@ -446,6 +469,7 @@ fn an_option_that_the_kernel_refuses_is_named() {
     let e = SocketOptions::new().keep_alive(too_long).listen(LOCALHOST).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::InvalidInput);
     assert!(e.to_string().starts_with("cannot listen on 127.0.0.1:0: keep_alive: idle: "), "{e}");
+    assert_eq!(os_error(&e), Some(libc::EINVAL), "explained twice, and still there");
 }
 
 /// What each socket can be made with: the table in the documentation of [`SocketOptions`].

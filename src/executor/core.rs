@@ -41,7 +41,9 @@ pub(super) struct Core {
     stopped: Cell<bool>,
     /// Somebody is in `block_on`.
     running: Cell<bool>,
-    /// It has been asked to end, and has read all that was in its inbox before.
+    /// Its tasks have been asked to end.
+    requested: Cell<bool>,
+    /// It has been asked to end itself, and has read all that was in its inbox before.
     ending: Cell<bool>,
     /// Somebody waits for the last task to be complete.
     drains: Cell<bool>,
@@ -51,10 +53,12 @@ pub(super) struct Core {
 
 /// The part of a core that other threads use.
 pub(super) struct Mailbox {
-    id: u64,
+    pub id: u64,
     reactor: Arc<Shared>,
     /// `None` when the core has gone.
     inbox: Mutex<Option<Vec<Letter>>>,
+    /// All cores that are asked to end with this one, by number. Not set if it is alone.
+    pub group: OnceLock<Arc<[u64]>>,
     /// Set when the core is asked to end: by when its tasks should have (`None`: no limit).
     end: OnceLock<Option<Instant>>,
     /// Who waits for the last task to be complete.
@@ -69,6 +73,9 @@ pub(super) enum Letter {
     Wake(TaskRef),
     Cancel(TaskRef),
     Run(Box<dyn FnOnce(&Core) + Send>),
+    /// The tasks are asked to end.
+    RequestShutdown,
+    /// So is the core, when they have.
     Shutdown,
 }
 
@@ -142,6 +149,18 @@ impl Mailbox {
         handle
     }
 
+    /// Asks the tasks of all cores of the group to end.
+    pub fn request_shutdown(&self) {
+        match self.group.get() {
+            Some(ids) => ids.iter().filter_map(|id| find(*id)).for_each(|core| core.ask_tasks_to_end()),
+            None => self.ask_tasks_to_end(),
+        }
+    }
+
+    fn ask_tasks_to_end(&self) {
+        self.post(Letter::RequestShutdown);
+    }
+
     /// Asks the core to end, and its tasks to do so within `drain`. Only the first request counts.
     pub fn ask_to_end(&self, drain: Duration) {
         let _ = self.end.set(Instant::now().checked_add(drain));
@@ -169,6 +188,7 @@ impl Core {
             id: local.shared.id,
             reactor: local.shared.clone(),
             inbox: Mutex::new(Some(Vec::new())),
+            group: OnceLock::new(),
             end: OnceLock::new(),
             on_empty: Waiters::default(),
             on_shutdown: Waiters::default(),
@@ -189,6 +209,7 @@ impl Core {
             closed: Cell::new(false),
             stopped: Cell::new(false),
             running: Cell::new(false),
+            requested: Cell::new(false),
             ending: Cell::new(false),
             drains: Cell::new(false),
             shuffle,
@@ -426,16 +447,29 @@ impl Core {
             Letter::Cancel(task) => task.open(self).cancel(),
             // What a closure captured may panic when it is dropped, because it was cancelled on its way here.
             Letter::Run(run) => drop(catch_unwind(AssertUnwindSafe(|| run(self)))),
+            Letter::RequestShutdown => {
+                self.requested.set(true);
+                self.mailbox.on_shutdown.wake();
+            }
             Letter::Shutdown => {
                 self.ending.set(true);
-                self.mailbox.on_shutdown.wake();
+                self.read(Letter::RequestShutdown);
             }
         }
     }
 
-    /// Until the core is asked to shut down. It hears of that by a letter, so tasks that were sent before have come.
+    /// Until the tasks are asked to end.
     pub fn poll_shutdown(&self, cx: &mut Context<'_>, waiting: &mut Waiting) -> Poll<()> {
-        if self.ending.get() {
+        self.poll_asked(&self.requested, cx, waiting)
+    }
+
+    /// Until the core is asked to end. It hears of that by a letter, so tasks that were sent before have come.
+    pub fn poll_end(&self, cx: &mut Context<'_>, waiting: &mut Waiting) -> Poll<()> {
+        self.poll_asked(&self.ending, cx, waiting)
+    }
+
+    fn poll_asked(&self, asked: &Cell<bool>, cx: &mut Context<'_>, waiting: &mut Waiting) -> Poll<()> {
+        if asked.get() {
             return Poll::Ready(());
         }
         waiting.wait(&self.mailbox, cx.waker());

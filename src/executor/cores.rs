@@ -4,11 +4,12 @@ use super::core::{Core, Mailbox};
 use super::join::JoinHandle;
 use super::settings::{Panics, Settings, SlowPoll, choices};
 use super::stats::Stats;
-use super::{drain_until, shutdown_requested, with_core};
+use super::waiters::Waiting;
+use super::{drain_until, request_shutdown, with_core};
 use crate::reactor::Backend;
 use crate::sys::cpu;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,8 +23,8 @@ use std::time::Duration;
 /// two threads. Cores talk by spawning on each other and by whatever channels the tasks have.
 ///
 /// [`Cores::builder`]`().`[`run`](CoresBuilder::run) is the usual way to be a server: the same future on every core, until
-/// all are ready. A `Cores` value lives beside other code, takes tasks from any thread, and ends with
-/// [`shutdown`](Cores::shutdown), or, at once, when it is dropped.
+/// all are ready; [`try_run`](CoresBuilder::try_run) ends all of them when one fails. A `Cores` value lives beside other
+/// code, takes tasks from any thread, and ends with [`shutdown`](Cores::shutdown), or, at once, when it is dropped.
 ///
 /// # Examples
 ///
@@ -57,7 +58,7 @@ impl Cores {
         CoresBuilder::default()
     }
 
-    /// The cores.
+    /// The cores: `handles().len()` is how many there are.
     pub fn handles(&self) -> &[CoreHandle] {
         &self.cores
     }
@@ -164,19 +165,34 @@ impl CoresBuilder {
         self
     }
 
-    fn count(&self) -> io::Result<usize> {
-        match self.threads {
-            None => Ok(thread::available_parallelism().map_or(1, usize::from)),
-            Some(0) => Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "0 cores would run nothing: ask for at least 1",
-            )),
-            Some(threads) => Ok(threads),
-        }
+    /// How many cores there will be: as many as [`threads`](CoresBuilder::threads) said, or one for each processor that
+    /// the process may use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::mpsc;
+    /// use wakewheel::Cores;
+    ///
+    /// // A queue to each core.
+    /// let builder = Cores::builder().threads(2);
+    /// let (senders, receivers): (Vec<_>, Vec<_>) = (0..builder.count()).map(|_| mpsc::channel::<u32>()).unzip();
+    /// let cores = builder.build()?;
+    /// assert_eq!(cores.handles().len(), senders.len());
+    /// # drop(receivers);
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn count(&self) -> usize {
+        self.threads.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from))
     }
 
-    /// The processors for so many threads, or none.
-    fn places(&self, count: usize) -> io::Result<Vec<Option<usize>>> {
+    /// The processor of each core, if it is to have one.
+    fn places(&self) -> io::Result<Vec<Option<usize>>> {
+        let count = self.count();
+        if count == 0 {
+            let text = "0 cores would run nothing: ask for at least 1";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         if !self.pinned {
             return Ok(vec![None; count]);
         }
@@ -191,9 +207,8 @@ impl CoresBuilder {
     /// `InvalidInput` for zero threads; no descriptors or threads left; a processor that the system does not give;
     /// a wrong `WAKEWHEEL_BACKEND`. No thread is left over.
     pub fn build(self) -> io::Result<Cores> {
-        let count = self.count()?;
         let mut cores = Cores { cores: Vec::new(), threads: Vec::new(), next: AtomicUsize::new(0) };
-        for (i, place) in self.places(count)?.into_iter().enumerate() {
+        for (i, place) in self.places()?.into_iter().enumerate() {
             let (ready, is_ready) = mpsc::channel();
             let settings = self.core.clone();
             let thread = thread::Builder::new().name(format!("core {i}")).spawn(move || {
@@ -212,12 +227,19 @@ impl CoresBuilder {
             cores.threads.push(thread);
             cores.cores.push(is_ready.recv().expect("the thread answers")?);
         }
+        group(cores.cores.iter().map(|core| &core.0));
         Ok(cores)
     }
 
     /// Runs the future that `main` makes for each core (it is told which one it is) until all of them are ready, and returns
     /// what they gave, in order. `main` may borrow. Tasks that are left when the future of their core is ready are dropped;
     /// [`drain`](crate::executor::drain) waits for them. The first core is the calling thread.
+    ///
+    /// On a busy core, the future has its turn once for every [`polls_per_turn`](CoresBuilder::polls_per_turn) polls of
+    /// tasks. What has to keep up with busy tasks should be a task itself; the future can await its handle.
+    ///
+    /// When one of them is ready, the others go on. To end them all, [`request_shutdown`](crate::executor::request_shutdown)
+    /// on any core; if it is an error that shall end them, use [`try_run`](CoresBuilder::try_run).
     ///
     /// # Errors
     ///
@@ -245,9 +267,9 @@ impl CoresBuilder {
     where
         F::Output: Send,
     {
-        let places = self.places(self.count()?)?;
+        let places = self.places()?;
         let (main, settings) = (&main, &self.core);
-        let cores = &Mutex::new(Vec::new());
+        let mut cores = Vec::new();
         // The calling thread is lent only.
         let _unpin = self.pinned.then(cpu::restore_later).transpose()?;
         thread::scope(|scope| {
@@ -261,7 +283,7 @@ impl CoresBuilder {
                     Ok(core) => {
                         let _ = ready.send(Ok(core.mailbox().clone()));
                         may_start.recv().ok()?;
-                        Some(run_one(core, cores, || main(i)))
+                        Some(run_one(core, || main(i)))
                     }
                     Err(e) => {
                         let _ = ready.send(Err(e));
@@ -269,15 +291,16 @@ impl CoresBuilder {
                     }
                 };
                 threads.push(thread::Builder::new().name(format!("core {i}")).spawn_scoped(scope, body)?);
-                lock(cores).push(is_ready.recv().expect("the thread answers")?);
+                cores.push(is_ready.recv().expect("the thread answers")?);
                 starts.push(start_now);
             }
             let core = start(settings.clone(), places[0])?;
-            lock(cores).push(core.mailbox().clone());
+            cores.push(core.mailbox().clone());
+            group(cores.iter());
             for start_now in starts {
                 let _ = start_now.send(());
             }
-            let mut outputs = vec![run_one(core, cores, || main(0))];
+            let mut outputs = vec![run_one(core, || main(0))];
             for thread in threads {
                 match thread.join() {
                     Ok(output) => outputs.extend(output),
@@ -287,23 +310,80 @@ impl CoresBuilder {
             Ok(outputs)
         })
     }
+
+    /// [`run`](CoresBuilder::run) for futures that may fail. When one does, the others are asked to end:
+    /// [`shutdown_requested`](crate::executor::shutdown_requested) becomes ready on each core. Once they have ended, the
+    /// first error is returned.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`build`](CoresBuilder::build), before anything has run; the first that a future ended with.
+    ///
+    /// # Panics
+    ///
+    /// As one of the futures does, like [`run`](CoresBuilder::run).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io;
+    /// use wakewheel::{Cores, executor::shutdown_requested};
+    ///
+    /// let result = Cores::builder().threads(2).try_run(|core| async move {
+    ///     if core == 1 {
+    ///         return Err(io::Error::other("cannot listen"));
+    ///     }
+    ///     // It would serve for ever.
+    ///     shutdown_requested().await;
+    ///     Ok(())
+    /// });
+    /// assert_eq!(result.unwrap_err().to_string(), "cannot listen");
+    /// ```
+    pub fn try_run<T, E, F>(self, main: impl Fn(usize) -> F + Sync) -> Result<Vec<T>, E>
+    where
+        T: Send,
+        E: From<io::Error> + Send,
+        F: Future<Output = Result<T, E>>,
+    {
+        let first = &Mutex::new(None);
+        let outputs = self.run(|core| {
+            let future = main(core);
+            async move {
+                match future.await {
+                    Ok(output) => Some(output),
+                    Err(error) => {
+                        // A later one may be due to the shutdown.
+                        lock(first).get_or_insert(error);
+                        request_shutdown();
+                        None
+                    }
+                }
+            }
+        })?;
+        match lock(first).take() {
+            None => Ok(outputs.into_iter().flatten().collect()),
+            Some(error) => Err(error),
+        }
+    }
+}
+
+/// Makes them ask each other to end.
+fn group<'a>(cores: impl Iterator<Item = &'a Arc<Mailbox>> + Clone) {
+    let ids: Arc<[u64]> = cores.clone().map(|core| core.id).collect();
+    for core in cores {
+        let _ = core.group.set(ids.clone());
+    }
 }
 
 /// Runs what `main` makes on `core`. If one of the two panics, the others are asked to end.
-fn run_one<F: Future>(
-    core: Box<Core>,
-    cores: &Mutex<Vec<Arc<Mailbox>>>,
-    main: impl FnOnce() -> F,
-) -> F::Output {
-    struct OnPanic<'a>(&'a Mutex<Vec<Arc<Mailbox>>>);
+fn run_one<F: Future>(core: Box<Core>, main: impl FnOnce() -> F) -> F::Output {
+    struct OnPanic<'a>(&'a Mailbox);
     impl Drop for OnPanic<'_> {
         fn drop(&mut self) {
-            for core in lock(self.0).iter() {
-                core.ask_to_end(Duration::ZERO);
-            }
+            self.0.request_shutdown();
         }
     }
-    let on_panic = OnPanic(cores);
+    let on_panic = OnPanic(core.mailbox());
     // The future is made on the core as well: what it registers from the start belongs there.
     let output = core.block_on(async { main().await });
     std::mem::forget(on_panic);
@@ -324,7 +404,9 @@ fn start(settings: Settings, place: Option<usize>) -> io::Result<Box<Core>> {
 /// A core's life in [`Cores`]: until it is asked to end, and its tasks have, or their time is up. Returns how many
 /// are left.
 async fn until_the_end() -> usize {
-    shutdown_requested().await;
+    // Not shutdown_requested: that may be the tasks' own idea, and what becomes of the cores is for their owner to say.
+    let mut waiting = Waiting::new(|mailbox| &mailbox.on_shutdown);
+    poll_fn(|cx| with_core("end", |core| core.poll_end(cx, &mut waiting))).await;
     let deadline = with_core("drain", |core| core.mailbox().deadline());
     drain_until(deadline).await
 }

@@ -5,26 +5,48 @@ use super::task::TaskRef;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 /// Why a task has no output.
+///
+/// It is an error like others: `?` turns it into an [`io::Error`] or a `Box<dyn Error + Send + Sync>`.
+///
+/// # Examples
+///
+/// ```
+/// use std::io;
+/// use wakewheel::{LocalExecutor, spawn_local};
+///
+/// async fn sum(numbers: Vec<u64>) -> io::Result<u64> {
+///     let task = spawn_local(async move { numbers.iter().sum() });
+///     Ok(task.await?)
+/// }
+///
+/// assert_eq!(LocalExecutor::new()?.block_on(sum(vec![1, 2, 3]))?, 6);
+/// # io::Result::Ok(())
+/// ```
 pub struct JoinError(Reason);
 
 enum Reason {
     Cancelled,
-    Panicked(Box<dyn Any + Send>),
+    // What a task panics with need not be Sync: the lock makes it so. Boxed, because every result of a task has room for
+    // this, and few need it.
+    Panicked(Box<Mutex<Payload>>),
 }
+
+type Payload = Box<dyn Any + Send>;
 
 impl JoinError {
     pub(super) fn cancelled() -> JoinError {
         JoinError(Reason::Cancelled)
     }
 
-    pub(super) fn panicked(payload: Box<dyn Any + Send>) -> JoinError {
-        JoinError(Reason::Panicked(payload))
+    pub(super) fn panicked(payload: Payload) -> JoinError {
+        JoinError(Reason::Panicked(Box::new(Mutex::new(payload))))
     }
 
     /// Was it cancelled: by its handle, or because its executor ended?
@@ -44,7 +66,9 @@ impl JoinError {
     /// The error itself, if the task was cancelled.
     pub fn into_panic(self) -> Result<Box<dyn Any + Send>, JoinError> {
         match self.0 {
-            Reason::Panicked(payload) => Ok(payload),
+            Reason::Panicked(payload) => {
+                Ok(payload.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()))
+            }
             Reason::Cancelled => Err(self),
         }
     }
@@ -55,18 +79,20 @@ impl JoinError {
     ///
     /// Always: if the task was cancelled, with a message that says so.
     pub fn resume(self) -> ! {
-        match self.0 {
-            Reason::Panicked(payload) => resume_unwind(payload),
-            Reason::Cancelled => panic!("{self}"),
+        match self.into_panic() {
+            Ok(payload) => resume_unwind(payload),
+            Err(cancelled) => panic!("{cancelled}"),
         }
     }
 
-    fn message(&self) -> Option<&str> {
+    /// A copy: whoever writes it may be anybody's code, which does not run under the lock.
+    fn message(&self) -> Option<String> {
         let Reason::Panicked(payload) = &self.0 else { return None };
+        let payload = payload.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         payload
             .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .map(|message| message.to_string())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
     }
 }
 
@@ -87,6 +113,15 @@ impl fmt::Debug for JoinError {
 }
 
 impl std::error::Error for JoinError {}
+
+/// Of kind [`Other`](io::ErrorKind::Other), with the `JoinError` in it: its message, and
+/// [`downcast`](io::Error::downcast) gives it back. A cancelled task is not `Interrupted`: that says "try again" to whoever
+/// reads or writes, and a task that is gone stays gone.
+impl From<JoinError> for io::Error {
+    fn from(e: JoinError) -> io::Error {
+        io::Error::other(e)
+    }
+}
 
 /// The handle of a task on whatever core: join it, cancel it, or let it go, from any thread and under any executor.
 ///

@@ -52,6 +52,9 @@ impl LocalExecutor {
 
     /// Runs `future`, and all tasks, until `future` is ready. Tasks that are left go on in the next call.
     ///
+    /// When both are busy, `future` has its turn once for every [`polls_per_turn`](Builder::polls_per_turn) polls of tasks.
+    /// What has to keep up with busy tasks should be a task itself; `future` can await its handle.
+    ///
     /// # Panics
     ///
     /// If `future` does; if a task does and [`Panics::StopCore`](crate::executor::Panics::StopCore) is chosen; if the

@@ -113,8 +113,9 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Waits until the current core is asked to end, by [`Cores::shutdown`], or because another core of
-/// [`CoresBuilder::run`] panicked. For loops that accept: from then on, they should not.
+/// Waits until the tasks of the current core are asked to end: by [`Cores::shutdown`], by [`request_shutdown`], or because
+/// another core of [`CoresBuilder::run`] panicked, or of [`try_run`](CoresBuilder::try_run) failed. For loops that accept:
+/// from then on, they should not. Once it is ready, it stays so.
 ///
 /// # Panics
 ///
@@ -139,6 +140,44 @@ pub async fn yield_now() {
 pub async fn shutdown_requested() {
     let mut waiting = Waiting::new(|mailbox| &mailbox.on_shutdown);
     poll_fn(|cx| with_core("shutdown_requested", |core| core.poll_shutdown(cx, &mut waiting))).await;
+}
+
+/// Asks the tasks of the current core, and of all that run with it, to end: [`shutdown_requested`] becomes ready on each
+/// core of the same [`Cores`] or [`CoresBuilder::run`]; on a [`LocalExecutor`], on that one.
+///
+/// It ends nothing by itself: a [`run`](CoresBuilder::run) goes on until the futures of all cores are ready, and a
+/// [`Cores`] until its owner [shuts it down](Cores::shutdown) or drops it. It cannot be taken back.
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+///
+/// # Examples
+///
+/// ```
+/// use futures_lite::AsyncReadExt;
+/// use std::os::unix::net::UnixStream;
+/// use wakewheel::executor::{request_shutdown, shutdown_requested};
+/// use wakewheel::{Async, Cores};
+///
+/// let (ours, theirs) = UnixStream::pair()?;
+/// drop(theirs);
+/// Cores::builder().threads(2).try_run(|core| {
+///     let control = ours.try_clone();
+///     async move {
+///         // One core hears that it is time to end, and tells the others.
+///         if core == 0 {
+///             Async::new(control?)?.read(&mut [0]).await?;
+///             request_shutdown();
+///         }
+///         shutdown_requested().await;
+///         std::io::Result::Ok(())
+///     }
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+pub fn request_shutdown() {
+    with_core("request_shutdown", |core| core.mailbox().request_shutdown());
 }
 
 /// Waits until all tasks of the current core have ended, for at most `limit`. Returns how many are left.

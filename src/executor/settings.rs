@@ -72,7 +72,8 @@ macro_rules! choices {
                 self
             }
 
-            /// At most so many tasks are polled between two looks at the kernel. The default is 256.
+            /// At most so many tasks are polled between two looks at the kernel, and between two polls of the future that
+            /// the executor was started for. The default is 256.
             ///
             /// # Panics
             ///

@@ -95,6 +95,9 @@ impl<T: AsFd> Async<T> {
     /// `PermissionDenied` for a regular file or a directory, `AlreadyExists` if the descriptor belongs to another
     /// `Async`, which is not disturbed; what the kernel says of a closed descriptor. `io` is dropped.
     ///
+    /// The text names the descriptor, and says what to do; the kernel's own error, with its number, is the
+    /// [`source`](std::error::Error::source).
+    ///
     /// # Examples
     ///
     /// ```
@@ -103,6 +106,20 @@ impl<T: AsFd> Async<T> {
     ///
     /// let socket = Async::new(UdpSocket::bind("127.0.0.1:0")?)?;
     /// # std::io::Result::Ok(())
+    /// ```
+    ///
+    /// What cannot be waited for:
+    ///
+    /// ```
+    /// use std::{error::Error, fs::File, io};
+    /// use wakewheel::Async;
+    ///
+    /// let error = Async::new(File::open("Cargo.toml")?).unwrap_err();
+    /// assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+    /// assert!(error.to_string().contains("regular file"));
+    /// let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    /// assert_eq!(source.and_then(|source| source.raw_os_error()), Some(libc::EPERM));
+    /// # io::Result::Ok(())
     /// ```
     pub fn new(io: T) -> io::Result<Async<T>> {
         socket::set_nonblocking(io.as_fd(), true)?;
@@ -133,8 +150,22 @@ impl<T: AsFd> Async<T> {
 }
 
 impl<T> Async<T> {
-    /// The inner type. What is read or written through it is nobody's secret: waits by
-    /// [`readable`](Async::readable), [`writable`](Async::writable) and the `_with` methods ask the kernel.
+    /// The inner type, with all that it can do without waiting: addresses, options. What is read or written through it is
+    /// nobody's secret: waits by [`readable`](Async::readable), [`writable`](Async::writable) and the `_with` methods ask
+    /// the kernel.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::UdpSocket;
+    /// use wakewheel::Async;
+    ///
+    /// let socket = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?;
+    /// socket.get_ref().set_broadcast(true)?;
+    /// socket.get_ref().connect(socket.get_ref().local_addr()?)?;
+    /// assert_eq!(socket.get_ref().peer_addr()?, socket.get_ref().local_addr()?);
+    /// # std::io::Result::Ok(())
+    /// ```
     pub fn get_ref(&self) -> &T {
         self.io.as_ref().expect(INNER)
     }
@@ -153,6 +184,10 @@ impl<T> Async<T> {
     /// # Errors
     ///
     /// If the registration cannot be ended, because somebody else closed the descriptor; then the inner type is dropped.
+    ///
+    /// # Examples
+    ///
+    /// See [`SocketOptions`].
     pub fn into_inner(mut self) -> io::Result<T> {
         let io = self.io.take().expect(INNER);
         self.source.deregister()?;

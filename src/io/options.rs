@@ -6,6 +6,7 @@
 use super::connect::connect;
 use super::{Addr, Async, Kind};
 use crate::sys::addr::SockAddr;
+use crate::sys::error::explained;
 use crate::sys::{option, socket};
 use crate::time::timeout_at;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -38,7 +39,8 @@ use std::{fmt, io};
 ///
 /// # Errors
 ///
-/// All of them name the address, and the option if it is one that failed; their kind is that of the kernel's error.
+/// All of them name the address, and the option if it is one that failed. Their kind is that of the kernel's error, which is
+/// their [`source`](std::error::Error::source).
 /// [`InvalidInput`](io::ErrorKind::InvalidInput) for an option that the socket does not have, by the table.
 ///
 /// # Examples
@@ -59,6 +61,28 @@ use std::{fmt, io};
 ///     std::io::Result::Ok(())
 /// })?;
 /// # std::io::Result::Ok(())
+/// ```
+///
+/// A socket for somebody else, another core or another process, is had by [`into_inner`](Async::into_inner): std's type,
+/// non-blocking, and registered nowhere.
+///
+/// ```
+/// use std::{io, net::TcpListener};
+/// use wakewheel::{Async, Cores, io::SocketOptions};
+///
+/// async fn serve(listener: Async<TcpListener>) -> io::Result<()> {
+///     // …
+/// #   drop(listener);
+///     Ok(())
+/// }
+///
+/// // One listener for all cores. Each registers a descriptor of its own.
+/// let listener = SocketOptions::new().backlog(4096).nodelay().listen(([127, 0, 0, 1], 0))?.into_inner()?;
+/// Cores::builder().threads(2).try_run(|_| {
+///     let listener = listener.try_clone().and_then(Async::new);
+///     async { serve(listener?).await }
+/// })?;
+/// # io::Result::Ok(())
 /// ```
 #[derive(Clone, Debug, Default)]
 #[must_use = "options do nothing until a socket is made with them"]
@@ -306,7 +330,7 @@ impl SocketOptions {
         addr: A,
     ) -> impl Future<Output = io::Result<Async<TcpStream>>> + Send + Sync + 'static + use<A> {
         let (options, addr) = (self.clone(), addr.into());
-        async move { options.try_connect(addr).await.map_err(|e| cannot("connect to", addr, e)) }
+        async move { options.try_connect(&addr).await.map_err(|e| cannot("connect to", addr, e)) }
     }
 
     /// Connects to `addr`, or gives up at `deadline`.
@@ -347,17 +371,21 @@ impl SocketOptions {
         addr: A,
         deadline: Instant,
     ) -> impl Future<Output = io::Result<Async<TcpStream>>> + Send + Sync + 'static + use<A> {
-        let addr = addr.into();
-        let connecting = timeout_at(deadline, self.connect(addr));
+        let (options, addr) = (self.clone(), addr.into());
         async move {
-            connecting.await.unwrap_or_else(|_| {
-                let late = io::Error::new(io::ErrorKind::TimedOut, "no answer by the deadline");
-                Err(cannot("connect to", addr, late))
-            })
+            let late = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "no answer by the deadline"));
+            let result = timeout_at(deadline, options.try_connect(&addr)).await;
+            result.unwrap_or_else(late).map_err(|e| cannot("connect to", addr, e))
         }
     }
 
-    async fn try_connect(self, addr: SocketAddr) -> io::Result<Async<TcpStream>> {
+    async fn try_connect(&self, addr: &SocketAddr) -> io::Result<Async<TcpStream>> {
+        let fd = self.stream_socket(*addr)?;
+        connect(fd, |fd| socket::connect(fd, &SockAddr::from(*addr)), Kind::Tcp).await
+    }
+
+    /// A socket with all that it has before it connects to `addr`.
+    fn stream_socket(&self, addr: SocketAddr) -> io::Result<OwnedFd> {
         let fd = self.socket(Make::TcpStream, addr)?;
         if let Some(local) = self.bind_addr {
             let bound = if local.is_ipv4() == addr.is_ipv4() {
@@ -370,7 +398,7 @@ impl SocketOptions {
             };
             named(format_args!("bind_addr {local}"), bound)?;
         }
-        connect(fd, addr.into(), Kind::Tcp).await
+        Ok(fd)
     }
 
     /// A UDP socket on `addr` (port 0: any).
@@ -470,7 +498,10 @@ enum Make {
 }
 
 fn named(option: impl fmt::Display, result: io::Result<()>) -> io::Result<()> {
-    result.map_err(|e| io::Error::new(e.kind(), format!("{option}: {e}")))
+    result.map_err(|e| {
+        let text = format!("{option}: {e}");
+        explained(e, text)
+    })
 }
 
 pub(super) fn invalid(text: String) -> io::Error {
@@ -479,5 +510,6 @@ pub(super) fn invalid(text: String) -> io::Error {
 
 /// The error of an attempt to `do_it` with an address, which shall be in it.
 pub(super) fn cannot(do_it: &str, addr: impl fmt::Display, e: io::Error) -> io::Error {
-    io::Error::new(e.kind(), format!("cannot {do_it} {addr}: {e}"))
+    let text = format!("cannot {do_it} {addr}: {e}");
+    explained(e, text)
 }

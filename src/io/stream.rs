@@ -79,7 +79,8 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// `ConnectionRefused`, `NotFound`, …, with the address in the text.
+    /// `ConnectionRefused`, `NotFound`, …, with the address in the text. The kernel's error is the
+    /// [`source`](std::error::Error::source).
     ///
     /// # Cancel safety
     ///
@@ -96,16 +97,17 @@ impl Stream {
     /// # std::io::Result::Ok(())
     /// ```
     pub async fn connect(addr: &Addr) -> io::Result<Stream> {
-        match addr {
-            Addr::Tcp(addr) => SocketOptions::new().connect(*addr).await.map(Stream::Tcp),
-            Addr::Unix(unix) => {
-                let connecting = async {
+        let connecting = async {
+            match addr {
+                Addr::Tcp(addr) => Async::<TcpStream>::connect(*addr).await.map(Stream::Tcp),
+                Addr::Unix(addr) => {
                     let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
-                    connect(fd, SockAddr::from_unix(unix), Kind::Socket).await
-                };
-                connecting.await.map(Stream::Unix).map_err(|e| cannot("connect to", addr, e))
+                    let attempt = |fd: BorrowedFd<'_>| socket::connect(fd, &SockAddr::from_unix(addr));
+                    connect(fd, attempt, Kind::Socket).await.map(Stream::Unix)
+                }
             }
-        }
+        };
+        connecting.await.map_err(|e| cannot("connect to", addr, e))
     }
 
     /// The address of this side.

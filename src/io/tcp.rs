@@ -65,10 +65,27 @@ impl Async<TcpStream> {
     /// # Cancel safety
     ///
     /// Dropped, it closes the socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use wakewheel::Async;
+    ///
+    /// wakewheel::block_on(async {
+    ///     let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0))?;
+    ///     let client = Async::<TcpStream>::connect(listener.get_ref().local_addr()?).await?;
+    ///     let (server, peer) = listener.accept().await?;
+    ///     assert_eq!(peer, client.get_ref().local_addr()?);
+    ///     assert_eq!(server.get_ref().local_addr()?, client.get_ref().peer_addr()?);
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
     pub async fn connect<A: Into<SocketAddr>>(addr: A) -> io::Result<Async<TcpStream>> {
-        let addr = SockAddr::from(addr.into());
-        let fd = socket::new(addr.family(), libc::SOCK_STREAM)?;
-        connect(fd, addr, Kind::Tcp).await
+        let addr = addr.into();
+        let fd = socket::new(SockAddr::from(addr).family(), libc::SOCK_STREAM)?;
+        connect(fd, |fd| socket::connect(fd, &addr.into()), Kind::Tcp).await
     }
 
     /// Connects to `addr`, or gives up at `deadline`.
@@ -80,11 +97,11 @@ impl Async<TcpStream> {
     /// # Cancel safety
     ///
     /// Dropped, it closes the socket.
-    pub async fn connect_deadline<A: Into<SocketAddr>>(
+    pub fn connect_deadline<A: Into<SocketAddr>>(
         addr: A,
         deadline: Instant,
-    ) -> io::Result<Async<TcpStream>> {
-        SocketOptions::new().connect_deadline(addr, deadline).await
+    ) -> impl Future<Output = io::Result<Async<TcpStream>>> + Send + Sync + 'static + use<A> {
+        SocketOptions::new().connect_deadline(addr, deadline)
     }
 
     /// Receives without removing what it receives. Any number of tasks may wait.

@@ -23,6 +23,28 @@ impl Async<UnixListener> {
     /// # Errors
     ///
     /// `AddrInUse` if there is something at `path`; `InvalidInput` if it is too long; what the kernel says.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::unix::net::{UnixListener, UnixStream};
+    /// use wakewheel::Async;
+    ///
+    /// # let dir = std::env::temp_dir().join(format!("wakewheel-unix-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&dir)?;
+    /// let path = dir.join("socket");
+    /// wakewheel::block_on(async {
+    ///     let listener = Async::<UnixListener>::bind(&path)?;
+    ///     let client = Async::<UnixStream>::connect(&path).await?;
+    ///     let (_server, peer) = listener.accept().await?;
+    ///     assert!(peer.is_unnamed());
+    ///     assert_eq!(client.get_ref().peer_addr()?.as_pathname(), Some(&*path));
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// std::fs::remove_file(&path)?;
+    /// # std::fs::remove_dir(&dir)?;
+    /// # std::io::Result::Ok(())
+    /// ```
     pub fn bind<P: AsRef<Path>>(path: P) -> io::Result<Async<UnixListener>> {
         let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
         socket::bind(fd.as_fd(), &SockAddr::unix_path(path.as_ref())?)?;
@@ -63,7 +85,7 @@ impl Async<UnixStream> {
     pub async fn connect<P: AsRef<Path>>(path: P) -> io::Result<Async<UnixStream>> {
         let addr = SockAddr::unix_path(path.as_ref())?;
         let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
-        connect(fd, addr, Kind::Socket).await
+        connect(fd, |fd| socket::connect(fd, &addr), Kind::Socket).await
     }
 
     /// Two sockets, connected to each other.

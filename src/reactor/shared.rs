@@ -7,6 +7,7 @@ use super::wheel::{Key, Wheel};
 use super::{fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
+use crate::sys::error::explained;
 use crate::sys::{Backend, Events, Poller, Ready, fork};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
@@ -466,5 +467,6 @@ fn explain(e: io::Error, fd: RawFd) -> io::Error {
         Some(libc::ENOSPC) => "the limit /proc/sys/fs/epoll/max_user_watches is reached",
         _ => return e,
     };
-    io::Error::new(e.kind(), format!("cannot register descriptor {fd}: {text} ({e})"))
+    let text = format!("cannot register descriptor {fd}: {text} ({e})");
+    explained(e, text)
 }

@@ -50,6 +50,7 @@ mod native {
 
 pub(crate) mod addr;
 pub(crate) mod cpu;
+pub(crate) mod error;
 pub(crate) mod fork;
 #[cfg(wakewheel_libkqueue)]
 mod libkqueue;

@@ -2,7 +2,8 @@
 //!
 //! It passes for edge-triggered: [`Poller::arm`] says what is waited for, and the event that answers takes it away
 //! again. A descriptor with nothing armed is left out of the call, because poll(2) would report its hang-up unasked,
-//! again and again.
+//! again and again. Nor can one be asked without being told of its error, which lasts until somebody takes it: whoever
+//! waits for the hang-up behind it is served by asking now and then.
 //!
 //! The kernel sees a copy of the set, so that other threads can change the set meanwhile. A change that the copy
 //! must follow interrupts the call, and it starts again; no event is reported that the set does not back any more.
@@ -37,8 +38,13 @@ struct Set {
 struct Member {
     token: u64,
     armed: Ready,
+    /// It has an error, which has been reported: not to be asked before this moment, unless somebody arms it for more.
+    again: Option<Instant>,
     file: FileId,
 }
+
+/// From one look for what may be behind an error to the next.
+const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
 /// Tells two files apart that had the same descriptor: device and inode. (Not an eventfd from another.)
 type FileId = (libc::dev_t, libc::ino_t);
@@ -62,7 +68,7 @@ impl Poller {
     }
 
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        let member = Member { token, armed: Ready::default(), file: file(fd)? };
+        let member = Member { token, armed: Ready::default(), again: None, file: file(fd)? };
         match lock(&self.set).members.entry(fd) {
             Entry::Vacant(place) => {
                 place.insert(member);
@@ -83,6 +89,7 @@ impl Poller {
         if let Some(member) = set.members.get_mut(&fd).filter(|m| m.token == token) {
             if !member.armed.contains(interest) {
                 member.armed |= interest;
+                member.again = None;
                 self.changed(set);
             }
         }
@@ -121,11 +128,13 @@ impl Poller {
         let start = Instant::now();
         let mut left = timeout;
         loop {
-            self.ask(raw, left != Some(Duration::ZERO));
-            let answers = wait(&mut raw.fds, left);
+            let until_again = self.ask(raw, left != Some(Duration::ZERO));
+            let limit = left.into_iter().chain(until_again).min();
+            let answers = wait(&mut raw.fds, limit);
             self.answer(raw, *answers.as_ref().unwrap_or(&0), events);
             match answers {
                 Ok(n) if n > 0 && events.is_empty() => {}
+                Ok(0) if limit != left => {}
                 Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
                 _ => return Ok(()),
             }
@@ -133,19 +142,27 @@ impl Poller {
         }
     }
 
-    /// Copies what is armed.
-    fn ask(&self, raw: &mut RawEvents, sleep: bool) {
+    /// Copies what is armed. Returns the time until some of it is to be asked that is left out now.
+    fn ask(&self, raw: &mut RawEvents, sleep: bool) -> Option<Duration> {
         let pollfd = |fd, interest| libc::pollfd { fd, events: mask(interest), revents: 0 };
         raw.fds.clear();
         raw.fds.push(pollfd(self.notifier.as_fd().as_raw_fd(), Ready::READABLE));
         raw.tokens.clear();
         let mut set = lock(&self.set);
         debug_assert!(!set.asleep, "two threads wait in one poller");
+        let mut until_again = None;
         for (&fd, member) in set.members.iter().filter(|(_, m)| m.armed != Ready::default()) {
+            let pause =
+                member.again.map_or(Duration::ZERO, |again| again.saturating_duration_since(Instant::now()));
+            if !pause.is_zero() {
+                until_again = until_again.into_iter().chain([pause]).min();
+                continue;
+            }
             raw.fds.push(pollfd(fd, member.armed));
             raw.tokens.push(member.token);
         }
         set.asleep = sleep;
+        until_again
     }
 
     /// Turns the `n` answers into events, as far as the set still wants them, and disarms what they were for.
@@ -167,10 +184,15 @@ impl Poller {
                 set.members.get_mut(&one.fd).filter(|m| m.token == token && m.armed != Ready::default());
             let Some(member) = member else { continue };
             let ready = ready(one.revents);
-            // These come whatever was asked for.
-            let unasked = ready.intersects(Ready::HANGUP | Ready::ERROR);
-            member.armed = Ready(if unasked { 0 } else { member.armed.0 & !ready.0 });
-            events.push(Event { token, ready });
+            let is_news = member.again.is_none() || member.armed.intersects(ready);
+            // Of a descriptor closed behind our back, there is nothing more to hear.
+            let left = if one.revents & libc::POLLNVAL != 0 { 0 } else { member.armed.0 & !ready.0 };
+            member.armed = Ready(left);
+            // An error comes whatever was asked for, and answers whoever would read or write.
+            member.again = (left != 0 && ready.contains(Ready::ERROR)).then(|| Instant::now() + ERROR_PAUSE);
+            if is_news {
+                events.push(Event { token, ready });
+            }
         }
     }
 

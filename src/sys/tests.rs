@@ -627,6 +627,42 @@ fn poll_sleeps_through_an_error_that_was_reported() {
     bench.assert_quiet();
 }
 
+/// With an error that nobody takes, a hang-up later, and somebody who waits for nothing but that.
+#[cfg(target_os = "linux")]
+#[test]
+fn poll_hears_of_a_hang_up_behind_an_error_and_does_not_spin_until_then() {
+    use std::net::UdpSocket;
+    fn cpu_time() -> Duration {
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is valid for writes.
+        check(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }).unwrap();
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    }
+    let mut bench = Bench::new(Backend::Poll);
+    // It hears its own peer only, which is itself: for others, the kernel says that nobody is there.
+    let deaf = UdpSocket::bind("127.0.0.1:0").unwrap();
+    deaf.connect(deaf.local_addr().unwrap()).unwrap();
+    let ours = UdpSocket::bind("127.0.0.1:0").unwrap();
+    ours.connect(deaf.local_addr().unwrap()).unwrap();
+    bench.add(&ours, TOKEN);
+    bench.poller.arm(ours.as_raw_fd(), TOKEN, Ready::READ_CLOSED);
+    ours.send(b"hello").unwrap();
+    let error = Ready::ERROR | Ready::READABLE | Ready::WRITABLE;
+    assert_eq!(bench.wait(Some(PATIENCE)), [Event { token: TOKEN, ready: error }]);
+
+    let (quiet, before) = (Duration::from_millis(400), cpu_time());
+    assert_eq!(bench.wait(Some(quiet)), []);
+    let used = cpu_time() - before;
+    assert!(used < quiet / 4, "{used:?} of computing in {quiet:?} of waiting");
+
+    // Its own, which counts as one (UDP has no other).
+    // SAFETY: no pointers.
+    check(unsafe { libc::shutdown(ours.as_raw_fd(), libc::SHUT_RD) }).unwrap();
+    assert!(bench.wait_until(TOKEN, Ready::READ_CLOSED).contains(error));
+    bench.assert_quiet();
+    assert_eq!(ours.take_error().unwrap().map(|e| e.kind()), Some(ErrorKind::ConnectionRefused));
+}
+
 #[test]
 fn poll_reports_a_descriptor_closed_behind_our_back_once() {
     let mut bench = Bench::new(Backend::Poll);

@@ -58,6 +58,11 @@ pub fn tcp_pair() -> (TcpStream, TcpStream) {
     (client, server)
 }
 
+/// The number of the kernel's error that is the source of one with a text.
+pub fn os_error(e: &io::Error) -> Option<i32> {
+    std::error::Error::source(e)?.downcast_ref::<io::Error>()?.raw_os_error()
+}
+
 /// A waker that counts.
 #[derive(Default)]
 pub struct Wakes(AtomicUsize);

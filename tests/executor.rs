@@ -372,6 +372,42 @@ fn what_a_closure_captured_is_dropped_on_the_core_when_it_is_cancelled_on_the_wa
     });
 }
 
+/// At the end of a thread, executors go in whatever order its thread-locals do, the crate's own among them.
+#[test]
+fn an_executor_may_end_with_its_thread() {
+    struct Ends(LocalExecutor);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            self.0.block_on(async { yield_now().await });
+        }
+    }
+    thread_local! {
+        static EARLY: RefCell<Option<Ends>> = const { RefCell::new(None) };
+        static LATE: RefCell<Option<Ends>> = const { RefCell::new(None) };
+    }
+    let drops = Drops::default();
+    let of_thread = drops.clone();
+    let thread = thread::spawn(move || {
+        // Known to the thread before anything of the crate, and after it.
+        EARLY.set(None);
+        for place in [&EARLY, &LATE] {
+            let executor = executor();
+            let guard = of_thread.guard();
+            executor.block_on(async {
+                spawn_local(async move {
+                    let _guard = guard;
+                    pending::<()>().await;
+                })
+                .detach();
+                sleep(Duration::from_millis(1)).await;
+            });
+            place.set(Some(Ends(executor)));
+        }
+    });
+    thread.join().unwrap();
+    assert_eq!(drops.count(), 2);
+}
+
 #[test]
 fn every_future_has_gone_when_the_executor_has() {
     let drops = Drops::default();

@@ -27,10 +27,10 @@ pub use task::Task;
 
 use self::core::Core;
 use self::waiters::Waiting;
+use crate::reactor::budget;
 use crate::reactor::current::now;
 use crate::time::timeout_at;
 use std::future::{Future, poll_fn};
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// The core of this thread.
@@ -102,15 +102,7 @@ pub fn current() -> CoreHandle {
 
 /// Lets the other tasks have a turn.
 pub async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    budget::yield_now().await;
 }
 
 /// Waits until the tasks of the current core are asked to end: by [`Cores::shutdown`], by [`request_shutdown`], or because

@@ -33,7 +33,6 @@ use crate::sys::{Ready, socket};
 use futures_io::{AsyncRead, AsyncWrite};
 use kind::Kind;
 use std::fmt;
-use std::future::poll_fn;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
@@ -362,15 +361,7 @@ impl<T> Async<T> {
 /// After the second "would block" in a row without an end in sight, others get a turn before the next try.
 async fn between_tries(first: &mut bool) {
     if !std::mem::replace(first, false) {
-        let mut yielded = false;
-        poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
+        budget::yield_now().await;
     }
 }
 

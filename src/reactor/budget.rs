@@ -6,6 +6,7 @@
 //! any other the count goes on over all tasks of the thread, and starts again after it has made one of them yield.
 
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 /// Operations that a task may complete in one poll.
@@ -24,7 +25,7 @@ pub(crate) fn grant() {
 /// An operation is about to be tried. If nothing is left, the task has to yield first.
 #[inline]
 pub(crate) fn is_left(cx: &mut Context<'_>) -> Poll<()> {
-    if LEFT.get() == 0 { yield_now(cx) } else { Poll::Ready(()) }
+    if LEFT.get() == 0 { give_way(cx) } else { Poll::Ready(()) }
 }
 
 /// An operation has succeeded, and the next one may, too.
@@ -34,8 +35,21 @@ pub(crate) fn spend() {
 }
 
 #[cold]
-fn yield_now(cx: &mut Context<'_>) -> Poll<()> {
+fn give_way(cx: &mut Context<'_>) -> Poll<()> {
     LEFT.set(UNITS);
     cx.waker().wake_by_ref();
     Poll::Pending
+}
+
+/// Lets other tasks have a turn.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -17,48 +17,45 @@ thread_local! {
 }
 
 /// Puts the old state back, also after a panic.
-struct Restore<F: FnMut()>(F);
+struct Restore {
+    own: *const Local,
+    entered: Option<Arc<Shared>>,
+}
 
-impl<F: FnMut()> Drop for Restore<F> {
+impl Drop for Restore {
     fn drop(&mut self) {
-        (self.0)();
+        OWN.set(self.own);
+        replace_entered(self.entered.take());
     }
 }
 
 /// Runs `f` with `local` as this thread's own reactor.
 pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
-    let own = OWN.replace(local);
-    let entered = ENTERED.take();
-    let mut old = Some((own, entered));
-    let _restore = Restore(move || {
-        if let Some((own, entered)) = old.take() {
-            OWN.set(own);
-            ENTERED.replace(entered);
-        }
-    });
-    f()
+    enter(local, None, f)
 }
 
 /// Runs `f` with `shared` as the reactor where this thread registers sources and timers.
 pub(crate) fn enter_shared<R>(shared: &Arc<Shared>, f: impl FnOnce() -> R) -> R {
-    let own = OWN.replace(std::ptr::null());
-    let entered = ENTERED.replace(Some(shared.clone()));
-    let mut old = Some((own, entered));
-    let _restore = Restore(move || {
-        if let Some((own, entered)) = old.take() {
-            OWN.set(own);
-            ENTERED.replace(entered);
-        }
-    });
+    enter(std::ptr::null(), Some(shared.clone()), f)
+}
+
+/// `own` is null or is valid until this returns or unwinds.
+fn enter<R>(own: *const Local, entered: Option<Arc<Shared>>, f: impl FnOnce() -> R) -> R {
+    let _restore = Restore { own: OWN.replace(own), entered: replace_entered(entered) };
     f()
+}
+
+/// Without effect while the thread ends and its thread-locals go: then it is the shared one.
+fn replace_entered(entered: Option<Arc<Shared>>) -> Option<Arc<Shared>> {
+    ENTERED.try_with(|old| old.replace(entered)).ok().flatten()
 }
 
 /// The reactor that this thread drives.
 #[inline]
 pub(crate) fn with_own<R>(f: impl FnOnce(Option<&Local>) -> R) -> R {
     let own = OWN.get();
-    // SAFETY: the pointer is set by `enter_own` only, which holds the reference that it came from until it has put the
-    // old one back, also when it unwinds. A `Local` is not Sync, and the pointer never leaves the thread.
+    // SAFETY: the pointer comes from `enter_own` only, which holds the reference that it came from until the old one is
+    // back, also when it unwinds. A `Local` is not Sync, and the pointer never leaves the thread.
     f(unsafe { own.as_ref() })
 }
 

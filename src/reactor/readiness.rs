@@ -264,21 +264,12 @@ impl Readiness {
     #[inline(always)]
     pub fn publish(&self, ready: Ready, wakers: &mut Vec<Waker>) {
         let waiting = ((ready.0 & INTERESTS.0) as usize) << WAITING_SHIFT;
-        let mut round = 0;
-        let mut now = self.word.load(Ordering::Relaxed);
-        loop {
-            if now & LOCKED != 0 {
-                spin(&mut round);
-                now = self.word.load(Ordering::Relaxed);
-                continue;
-            }
-            let next = (now | ready.0 as usize).wrapping_add(TICK);
+        let now = self.change(|now| {
             let lock = if now & waiting == 0 { 0 } else { LOCKED };
-            match self.word.compare_exchange_weak(now, next | lock, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if lock == 0 => return,
-                Ok(_) => break,
-                Err(changed) => now = changed,
-            }
+            (now | ready.0 as usize).wrapping_add(TICK) | lock
+        });
+        if now & waiting == 0 {
+            return;
         }
         let mut locked = Locked { readiness: self, word: now, waiting: now & WAITING & !waiting };
         locked.with(|w| w.take(now & waiting, true, wakers));
@@ -304,6 +295,13 @@ impl Readiness {
     }
 
     fn lock(&self) -> Locked<'_> {
+        let now = self.change(|now| now | LOCKED);
+        Locked { readiness: self, word: now, waiting: now & WAITING }
+    }
+
+    /// Changes the word, which nobody has locked, in one step. Returns what it was.
+    #[inline(always)]
+    fn change(&self, next: impl Fn(usize) -> usize) -> usize {
         let mut round = 0;
         let mut now = self.word.load(Ordering::Relaxed);
         loop {
@@ -312,8 +310,8 @@ impl Readiness {
                 now = self.word.load(Ordering::Relaxed);
                 continue;
             }
-            match self.word.compare_exchange_weak(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return Locked { readiness: self, word: now, waiting: now & WAITING },
+            match self.word.compare_exchange_weak(now, next(now), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return now,
                 Err(changed) => now = changed,
             }
         }

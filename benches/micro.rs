@@ -101,11 +101,11 @@ macro_rules! runtime {
                     }),
                     "spawn 1,000, join all" => run(async move {
                         let n = 200_000;
+                        let mut tasks = Vec::with_capacity(1_000);
                         let all = async {
                             for _ in 0..n / 1_000 {
-                                let tasks: Vec<_> =
-                                    (0..1_000u64).map(|i| $spawn(async move { black_box(i) })).collect();
-                                for task in tasks {
+                                tasks.extend((0..1_000u64).map(|i| $spawn(async move { black_box(i) })));
+                                for task in tasks.drain(..) {
                                     let _ = black_box(task.await);
                                 }
                             }

@@ -16,7 +16,9 @@
 //! handle goes. When the last reference goes, on whatever thread, there is only memory to give back.
 
 use super::core::{self, Core};
+use super::inbox::Posted;
 use super::join::JoinError;
+use super::refs::Refs;
 use crate::reactor::budget;
 use std::alloc::{Layout, dealloc};
 use std::any::Any;
@@ -27,16 +29,15 @@ use std::mem::{self, ManuallyDrop};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 /// What all tasks have, whatever their future.
 pub(super) struct Header {
     vtable: &'static VTable,
     /// Of any thread: wakers and letters, and one for all local owners.
-    refs: AtomicUsize,
+    refs: Refs,
     /// Of any thread: a letter with this task lies in the core's inbox.
-    posted: AtomicBool,
+    posted: Posted,
     /// Which core: for any thread.
     core_id: u64,
 
@@ -188,8 +189,8 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
     let body = Box::new(Body {
         header: Header {
             vtable: &Body::<F>::VTABLE,
-            refs: AtomicUsize::new(1),
-            posted: AtomicBool::new(false),
+            refs: Refs::new(),
+            posted: Posted::new(),
             core_id: core.id(),
             core: NonNull::from(core),
             next: Cell::new(None),
@@ -322,8 +323,7 @@ impl TaskPtr {
     /// One reference less.
     fn release_ref(self) {
         let header = self.header();
-        // If it is the only one, nobody can make it more: no need for the costly operation.
-        if header.refs.load(Ordering::Acquire) == 1 || header.refs.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if header.refs.release() {
             // SAFETY: it was the last reference.
             unsafe { (header.vtable.free)(self.0) };
         }
@@ -526,11 +526,9 @@ impl TaskRef {
         TaskPtr(self.0)
     }
 
-    /// The letter has arrived: from here on, wakes write a new one. What was done before a wake that found this one
-    /// under way is visible to the poll that follows.
-    pub fn arrive(&self) {
+    pub fn posted(&self) -> &Posted {
         // SAFETY: the reference keeps the task alive.
-        unsafe { self.0.as_ref() }.posted.swap(false, Ordering::AcqRel);
+        unsafe { &self.0.as_ref().posted }
     }
 }
 
@@ -541,12 +539,8 @@ impl Drop for TaskRef {
 }
 
 fn add_ref(task: NonNull<Header>) {
-    // SAFETY: the caller has a reference. Relaxed, as in Arc: a new one is made from one that is there.
-    let before = unsafe { task.as_ref() }.refs.fetch_add(1, Ordering::Relaxed);
-    if before > isize::MAX as usize {
-        // So many leaked wakers that the count would wrap, and the task be freed under them.
-        std::process::abort();
-    }
+    // SAFETY: the caller has a reference.
+    unsafe { task.as_ref() }.refs.add();
 }
 
 fn raw_waker(task: NonNull<Header>) -> RawWaker {
@@ -575,7 +569,7 @@ unsafe fn waker_wake(task: *const ()) {
 
 #[cold]
 fn wake_there(task: TaskRef) {
-    if !was_posted(&task) {
+    if task.posted().set() {
         core::post(task);
     }
 }
@@ -605,10 +599,4 @@ fn wake_here(task: &TaskRef) -> bool {
         }
         _ => false,
     })
-}
-
-/// Is a letter under way already? If not, it is now.
-fn was_posted(task: &TaskRef) -> bool {
-    // SAFETY: the reference keeps the task alive.
-    unsafe { task.0.as_ref() }.posted.swap(true, Ordering::AcqRel)
 }

@@ -12,6 +12,7 @@ mod join;
 mod local;
 #[cfg(all(test, loom))]
 mod loom;
+mod parker;
 mod refs;
 mod settings;
 mod stats;

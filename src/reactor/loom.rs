@@ -199,7 +199,7 @@ fn orphan(readiness: &Readiness) {
 }
 
 /// A reactor whose waits end as a script says.
-fn scripted() -> (Arc<Shared>, Arc<Script>) {
+pub(crate) fn scripted() -> (Arc<Shared>, Arc<Script>) {
     let script = Script::new();
     (Shared::with_poller(Poller::Scripted(script.clone()), Clock::Real, false), script)
 }
@@ -215,9 +215,9 @@ fn source(reactor: &Arc<Shared>, fd: i32) -> Arc<Source> {
     source
 }
 
-/// Sets a timer of this task, from a thread that does not drive the reactor.
-pub(crate) fn set_timer(deadline: u64, task: &Task) -> impl FnOnce(&Shared) + Send + 'static {
-    let waker = task.waker.clone();
+/// Sets a timer, from a thread that does not drive the reactor.
+pub(crate) fn set_timer(deadline: u64, waker: &Waker) -> impl FnOnce(&Shared) + Send + use<> {
+    let waker = waker.clone();
     move |reactor| {
         reactor.set_timer(deadline, waker).expect("it has not stopped");
     }
@@ -499,7 +499,7 @@ fn a_turn_does_not_sleep_through_a_notification() {
 fn a_timer_set_by_another_thread_fires() {
     model(|| {
         let (reactor, task) = (scripted_reactor(), Task::new());
-        alongside(&reactor, [set_timer(0, &task)], || {
+        alongside(&reactor, [set_timer(0, &task.waker)], || {
             drive_until_woken(&reactor, None, &task);
         });
         assert_eq!(reactor.next_deadline(None), None);
@@ -511,8 +511,8 @@ fn a_timer_set_by_another_thread_fires() {
 fn an_earlier_timer_cuts_the_sleep_short() {
     model(|| {
         let (reactor, task, later) = (scripted_reactor(), Task::new(), Task::new());
-        set_timer(LATER, &later)(&reactor);
-        alongside(&reactor, [set_timer(0, &task)], || {
+        set_timer(LATER, &later.waker)(&reactor);
+        alongside(&reactor, [set_timer(0, &task.waker)], || {
             drive_until_woken(&reactor, None, &task);
         });
         assert!(reactor.next_deadline(None).is_some());

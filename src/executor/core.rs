@@ -4,6 +4,7 @@
 //! which puts the tasks that it wakes straight into the queue. When there is nothing to run, that turn is the one that
 //! waits. Everything that other threads want comes as a [`Letter`], and they have to end the wait only if there is one.
 
+use super::inbox::Inbox;
 use super::join::{JoinHandle, packet};
 use super::settings::{Panics, Settings, SlowPoll};
 use super::stats::{Counters, Stats};
@@ -20,7 +21,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -54,9 +55,7 @@ pub(super) struct Core {
 /// The part of a core that other threads use.
 pub(super) struct Mailbox {
     pub id: u64,
-    reactor: Arc<Shared>,
-    /// `None` when the core has gone.
-    inbox: Mutex<Option<Vec<Letter>>>,
+    inbox: Inbox<Letter>,
     /// All cores that are asked to end with this one, by number. Not set if it is alone.
     pub group: OnceLock<Arc<[u64]>>,
     /// Set when the core is asked to end: by when its tasks should have (`None`: no limit).
@@ -122,20 +121,7 @@ fn find(id: u64) -> Option<Arc<Mailbox>> {
 impl Mailbox {
     /// `false`: the core has gone, and the letter with it.
     pub fn post(&self, letter: Letter) -> bool {
-        {
-            let mut inbox = self.inbox();
-            match inbox.as_mut() {
-                Some(inbox) => inbox.push(letter),
-                None => {
-                    // What it carries may be anybody's, and is dropped outside of the lock.
-                    drop(inbox);
-                    drop(letter);
-                    return false;
-                }
-            }
-        }
-        self.reactor.notify();
-        true
+        self.inbox.post(letter).is_ok()
     }
 
     /// Starts, on the core, the task that `make` makes there.
@@ -173,11 +159,7 @@ impl Mailbox {
     }
 
     pub fn stats(&self) -> Stats {
-        self.counters.snapshot(self.reactor.sources_alive())
-    }
-
-    fn inbox(&self) -> MutexGuard<'_, Option<Vec<Letter>>> {
-        self.inbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.counters.snapshot(self.inbox.reactor.sources_alive())
     }
 }
 
@@ -186,8 +168,7 @@ impl Core {
         let local = settings.reactor.clone().build_local()?;
         let mailbox = Arc::new(Mailbox {
             id: local.shared.id,
-            reactor: local.shared.clone(),
-            inbox: Mutex::new(Some(Vec::new())),
+            inbox: Inbox::new(local.shared.clone()),
             group: OnceLock::new(),
             end: OnceLock::new(),
             on_empty: Waiters::default(),
@@ -426,10 +407,7 @@ impl Core {
     fn read_letters(&self) {
         // Two lists take turns: once they have grown, a letter allocates nothing.
         let mut letters = self.letters.take();
-        match self.mailbox.inbox().as_mut() {
-            Some(inbox) => std::mem::swap(inbox, &mut letters),
-            None => return,
-        }
+        self.mailbox.inbox.swap(&mut letters);
         for letter in letters.drain(..) {
             self.read(letter);
         }
@@ -439,7 +417,7 @@ impl Core {
     fn read(&self, letter: Letter) {
         match letter {
             Letter::Wake(task) => {
-                task.arrive();
+                task.posted().arrive();
                 if self.enqueue(task.open(self)) {
                     self.counters().wakes_remote.add(1);
                 }
@@ -501,8 +479,7 @@ impl Drop for Core {
             while let Some(task) = this.tasks.first() {
                 task.cancel();
             }
-            let letters = this.mailbox.inbox().take();
-            for letter in letters.into_iter().flatten() {
+            for letter in this.mailbox.inbox.close() {
                 // Closures, with whatever they captured.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(letter)));
             }

@@ -7,10 +7,12 @@
 mod block_on;
 mod core;
 mod cores;
+mod inbox;
 mod join;
 mod local;
 #[cfg(all(test, loom))]
 mod loom;
+mod parker;
 mod refs;
 mod settings;
 mod stats;

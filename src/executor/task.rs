@@ -16,6 +16,7 @@
 //! handle goes. When the last reference goes, on whatever thread, there is only memory to give back.
 
 use super::core::{self, Core};
+use super::inbox::Posted;
 use super::join::JoinError;
 use super::refs::Refs;
 use crate::reactor::budget;
@@ -28,7 +29,6 @@ use std::mem::{self, ManuallyDrop, MaybeUninit};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 /// What all tasks have, whatever their future.
@@ -37,7 +37,7 @@ pub(super) struct Header {
     /// Of any thread: wakers and letters, and the core's share for all local owners.
     refs: Refs,
     /// Of any thread: a letter with this task lies in the core's inbox.
-    posted: AtomicBool,
+    posted: Posted,
     /// Which core: for any thread.
     core_id: u64,
 
@@ -190,7 +190,7 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
         header: Header {
             vtable: &Body::<F>::VTABLE,
             refs: Refs::new(),
-            posted: AtomicBool::new(false),
+            posted: Posted::new(),
             core_id: core.id(),
             core: NonNull::from(core),
             next: Cell::new(None),
@@ -571,10 +571,8 @@ impl TaskRef {
         TaskPtr(self.0)
     }
 
-    /// The letter has arrived: from here on, wakes write a new one. What was done before a wake that found this one
-    /// under way is visible to the poll that follows.
-    pub fn arrive(&self) {
-        self.header().posted.swap(false, Ordering::AcqRel);
+    pub fn posted(&self) -> &Posted {
+        &self.header().posted
     }
 
     /// If this is the thread of the task's core: into the run queue, without a letter.
@@ -600,8 +598,7 @@ impl TaskRef {
 
     #[cold]
     fn wake_there(self) {
-        // Is a letter under way already? If not, it is now.
-        if !self.header().posted.swap(true, Ordering::AcqRel) {
+        if self.posted().set() {
             core::post(self);
         }
     }

@@ -9,7 +9,7 @@
 use super::clock::Clock;
 use super::park::Park;
 use super::readiness::{Direction, Readiness, Wait};
-use super::shared::{Scratch, Shared};
+use super::shared::{Scratch, Shared, Turn};
 use super::source::Source;
 use super::wake_all;
 use super::wheel::Wheel;
@@ -20,12 +20,16 @@ use ::loom::thread;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
-use std::time::Duration;
 
 /// Three context switches at the worst place find nearly everything, and take seconds rather than days.
 pub(crate) fn model(f: impl Fn() + Sync + Send + 'static) {
+    model_with(3, f);
+}
+
+/// The same with another number of them.
+pub(crate) fn model_with(preemptions_max: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut builder = ::loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions_max));
     let f = Arc::new(f);
     builder.check(move || {
         let f = f.clone();
@@ -34,50 +38,132 @@ pub(crate) fn model(f: impl Fn() + Sync + Send + 'static) {
 }
 
 /// A thread with room for a wheel on its stack.
-pub(crate) fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+fn spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
     thread::Builder::new().stack_size(1 << 20).spawn(f).unwrap()
 }
 
+/// A thread that does this with what it shares with others.
+pub(crate) fn meanwhile<S, T>(
+    shared: &Arc<S>,
+    f: impl FnOnce(&S) -> T + Send + 'static,
+) -> thread::JoinHandle<T>
+where
+    S: Send + Sync + 'static,
+    T: Send + 'static,
+{
+    let shared = shared.clone();
+    spawn(move || f(&shared))
+}
+
+/// Does `this` here and `others` each on a thread, all at once, until all have come to their end.
+pub(crate) fn alongside<S, F, R, const N: usize>(
+    shared: &Arc<S>,
+    others: [F; N],
+    this: impl FnOnce() -> R,
+) -> R
+where
+    S: Send + Sync + 'static,
+    F: FnOnce(&S) + Send + 'static,
+{
+    let others = others.map(|other| meanwhile(shared, other));
+    let result = this();
+    others.into_iter().for_each(|other| other.join().unwrap());
+    result
+}
+
 /// A task: somebody who waits to be woken.
+pub(crate) struct Task {
+    wakes: Arc<Wakes>,
+    pub waker: Waker,
+}
+
 #[derive(Default)]
-struct Task {
-    woken: Mutex<u32>,
+struct Wakes {
+    /// Those that have not been waited for, and all.
+    count: Mutex<(u32, u32)>,
     condvar: Condvar,
 }
 
 impl Task {
-    fn new() -> (Arc<Task>, Waker) {
-        let task = Arc::new(Task::default());
-        (task.clone(), Waker::from(task))
+    pub fn new() -> Task {
+        let wakes = Arc::new(Wakes::default());
+        Task { waker: Waker::from(wakes.clone()), wakes }
     }
 
     /// A deadlock, if nobody ever wakes it.
-    fn wait(&self) {
-        let mut woken = self.woken.lock().unwrap();
-        while *woken == 0 {
-            woken = self.condvar.wait(woken).unwrap();
+    pub fn wait(&self) {
+        let mut count = self.wakes.count.lock().unwrap();
+        while count.0 == 0 {
+            count = self.wakes.condvar.wait(count).unwrap();
         }
-        *woken = 0;
+        count.0 = 0;
     }
 
     fn times_woken(&self) -> u32 {
-        *self.woken.lock().unwrap()
+        self.wakes.count.lock().unwrap().1
+    }
+
+    /// How many copies of its waker are kept by others.
+    fn wakers_elsewhere(&self) -> usize {
+        Arc::strong_count(&self.wakes) - 2
+    }
+
+    /// Waits in a slot, as `poll_read` and `Operation` do it, until the wait ends like this.
+    fn wait_in_slot(&self, readiness: &Readiness, direction: Direction, end: Wait) {
+        loop {
+            match readiness.wait(direction, &self.waker) {
+                wait if wait == end => return,
+                Wait::Stored => self.wait(),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// Waits in the list, as the futures do it, until the wait ends like this.
+    fn wait_in_list(&self, readiness: &Readiness, end: Wait) {
+        match readiness.insert(Ready::READABLE, &self.waker) {
+            (wait, None) => assert_eq!(wait, end),
+            (_, Some(key)) => self.wait_on_in_list(readiness, key, end),
+        }
+    }
+
+    /// The same in a place that it has already.
+    fn wait_on_in_list(&self, readiness: &Readiness, key: usize, end: Wait) {
+        while readiness.poll_waiter(key, &self.waker) != end {
+            self.wait();
+        }
+        readiness.remove(key);
     }
 }
 
-impl Wake for Task {
+impl Wake for Wakes {
     fn wake(self: Arc<Self>) {
-        *self.woken.lock().unwrap() += 1;
+        let mut count = self.count.lock().unwrap();
+        *count = (count.0 + 1, count.1 + 1);
         self.condvar.notify_one();
     }
 }
 
-fn publish(readiness: &Readiness, ready: Ready) -> usize {
-    let mut wakers = Vec::new();
-    readiness.publish(ready, &mut wakers);
-    let n = wakers.len();
-    wake_all(&mut wakers);
-    n
+/// What threads may only use one after the other: loom finds out whether they do.
+pub(crate) struct Unshared<T>(::loom::cell::UnsafeCell<T>);
+
+// SAFETY: loom panics before two threads are in it at once.
+unsafe impl<T: Send> Sync for Unshared<T> {}
+
+impl<T> Unshared<T> {
+    pub fn new(value: T) -> Unshared<T> {
+        Unshared(::loom::cell::UnsafeCell::new(value))
+    }
+
+    pub fn with<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        // SAFETY: see `Sync`.
+        self.0.with(|value| f(unsafe { &*value }))
+    }
+
+    pub fn with_mut<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        // SAFETY: see `Sync`.
+        self.0.with_mut(|value| f(unsafe { &mut *value }))
+    }
 }
 
 /// A readiness where neither direction is ready.
@@ -87,14 +173,66 @@ fn nothing_ready() -> Arc<Readiness> {
     readiness
 }
 
-/// As `poll_read` and `Operation` do it: until it is ready.
-fn wait_in_slot(readiness: &Readiness, direction: Direction, task: &Task, waker: &Waker) {
-    loop {
-        match readiness.wait(direction, waker) {
-            Wait::Ready => return,
-            Wait::Orphaned => panic!("there is a reactor"),
-            _ => task.wait(),
-        }
+/// Somebody waits in the list for reading, and has the place that is returned.
+fn insert(readiness: &Readiness, task: &Task) -> usize {
+    readiness.insert(Ready::READABLE, &task.waker).1.expect("it is not ready")
+}
+
+/// An event, as a reactor's turn publishes it. Returns how many were woken.
+fn publish(readiness: &Readiness, ready: Ready) -> usize {
+    let mut wakers = Vec::new();
+    readiness.publish(ready, &mut wakers);
+    let n = wakers.len();
+    wake_all(&mut wakers);
+    n
+}
+
+fn readable(readiness: &Readiness) {
+    publish(readiness, Ready::READABLE);
+}
+
+/// The reactor stops.
+fn orphan(readiness: &Readiness) {
+    let mut wakers = Vec::new();
+    readiness.orphan(&mut wakers);
+    wake_all(&mut wakers);
+}
+
+/// A reactor whose waits end as a script says.
+pub(crate) fn scripted() -> (Arc<Shared>, Arc<Script>) {
+    let script = Script::new();
+    (Shared::with_poller(Poller::Scripted(script.clone()), Clock::Real, false), script)
+}
+
+pub(crate) fn scripted_reactor() -> Arc<Shared> {
+    scripted().0
+}
+
+/// A source of this reactor, with nothing ready.
+fn source(reactor: &Arc<Shared>, fd: i32) -> Arc<Source> {
+    let source = Source::register_with(reactor, fd).unwrap();
+    source.readiness.clear(Ready::READABLE, source.readiness.seen());
+    source
+}
+
+/// Sets a timer, from a thread that does not drive the reactor.
+pub(crate) fn set_timer(deadline: u64, waker: &Waker) -> impl FnOnce(&Shared) + Send + use<> {
+    let waker = waker.clone();
+    move |reactor| {
+        reactor.set_timer(deadline, waker).expect("it has not stopped");
+    }
+}
+
+/// One turn, which waits.
+pub(crate) fn turn(reactor: &Shared) -> Turn {
+    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None)).unwrap()
+}
+
+/// The driver of a reactor, with the wheel of its own: turns it until `task` is woken.
+fn drive_until_woken(reactor: &Shared, own: Option<&RefCell<Wheel<Waker>>>, task: &Task) {
+    let mut scratch = Scratch::default();
+    while task.times_woken() == 0 {
+        reactor.turn(own, &mut scratch, None, &Cell::new(None)).unwrap();
     }
 }
 
@@ -103,15 +241,8 @@ fn wait_in_slot(readiness: &Readiness, direction: Direction, task: &Task, waker:
 #[test]
 fn a_waker_in_a_slot_hears_of_an_event() {
     model(|| {
-        let readiness = nothing_ready();
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || publish(&readiness, Ready::READABLE)
-        });
-        let (task, waker) = Task::new();
-        wait_in_slot(&readiness, Direction::Read, &task, &waker);
-        assert!(readiness.seen().is_ready(Ready::READABLE));
-        reactor.join().unwrap();
+        let (readiness, task) = (nothing_ready(), Task::new());
+        alongside(&readiness, [readable], || task.wait_in_slot(&readiness, Direction::Read, Wait::Ready));
         assert!(!readiness.seen().has_waiters());
     });
 }
@@ -119,20 +250,9 @@ fn a_waker_in_a_slot_hears_of_an_event() {
 #[test]
 fn a_waker_in_the_list_hears_of_an_event() {
     model(|| {
-        let readiness = nothing_ready();
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || publish(&readiness, Ready::READABLE)
-        });
-        let (task, waker) = Task::new();
-        if let (_, Some(key)) = readiness.insert(Ready::READABLE, &waker) {
-            while readiness.poll_waiter(key, &waker) != Wait::Ready {
-                task.wait();
-            }
-            readiness.remove(key);
-        }
+        let (readiness, task) = (nothing_ready(), Task::new());
+        alongside(&readiness, [readable], || task.wait_in_list(&readiness, Wait::Ready));
         assert!(readiness.seen().is_ready(Ready::READABLE));
-        reactor.join().unwrap();
         assert!(!readiness.seen().has_waiters());
     });
 }
@@ -141,19 +261,9 @@ fn a_waker_in_the_list_hears_of_an_event() {
 #[test]
 fn a_waiter_that_changes_its_waker_hears_of_an_event() {
     model(|| {
-        let readiness = nothing_ready();
-        let (_, first) = Task::new();
-        let key = readiness.insert(Ready::READABLE, &first).1.unwrap();
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || publish(&readiness, Ready::READABLE)
-        });
-        let (task, second) = Task::new();
-        while readiness.poll_waiter(key, &second) != Wait::Ready {
-            task.wait();
-        }
-        readiness.remove(key);
-        reactor.join().unwrap();
+        let (readiness, first, second) = (nothing_ready(), Task::new(), Task::new());
+        let key = insert(&readiness, &first);
+        alongside(&readiness, [readable], || second.wait_on_in_list(&readiness, key, Wait::Ready));
     });
 }
 
@@ -161,17 +271,15 @@ fn a_waiter_that_changes_its_waker_hears_of_an_event() {
 #[test]
 fn both_directions_hear_of_one_event() {
     model(|| {
-        let readiness = nothing_ready();
-        let (writer, writers_waker) = Task::new();
-        assert_eq!(readiness.wait(Direction::Write, &writers_waker), Wait::Stored);
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || publish(&readiness, Ready::READABLE | Ready::WRITABLE)
+        let (readiness, reader, writer) = (nothing_ready(), Task::new(), Task::new());
+        assert_eq!(readiness.wait(Direction::Write, &writer.waker), Wait::Stored);
+        let event = |readiness: &Readiness| {
+            publish(readiness, Ready::READABLE | Ready::WRITABLE);
+        };
+        alongside(&readiness, [event], || {
+            reader.wait_in_slot(&readiness, Direction::Read, Wait::Ready);
+            writer.wait();
         });
-        let (task, waker) = Task::new();
-        wait_in_slot(&readiness, Direction::Read, &task, &waker);
-        writer.wait();
-        reactor.join().unwrap();
     });
 }
 
@@ -179,20 +287,18 @@ fn both_directions_hear_of_one_event() {
 #[test]
 fn nobody_is_left_behind_in_a_contended_slot() {
     model(|| {
-        let readiness = nothing_ready();
-        let wait = |readiness: Arc<Readiness>| {
-            move || {
-                let (task, waker) = Task::new();
-                assert_eq!(readiness.wait(Direction::Read, &waker), Wait::Stored);
-                task
-            }
+        let (readiness, tasks) = (nothing_ready(), Arc::new([Task::new(), Task::new()]));
+        let wait = |task: &Task, readiness: &Readiness| {
+            assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
         };
-        let other = spawn(wait(readiness.clone()));
-        let one = wait(readiness.clone())();
-        let other = other.join().unwrap();
-        assert_eq!(one.times_woken() + other.times_woken(), 1);
+        let others = tasks.clone();
+        alongside(&readiness, [move |readiness: &_| wait(&others[1], readiness)], || {
+            wait(&tasks[0], &readiness)
+        });
+        let times_woken = || [tasks[0].times_woken(), tasks[1].times_woken()];
+        assert_eq!(times_woken().iter().sum::<u32>(), 1);
         assert_eq!(publish(&readiness, Ready::READABLE), 1);
-        assert_eq!((one.times_woken(), other.times_woken()), (1, 1));
+        assert_eq!(times_woken(), [1, 1]);
     });
 }
 
@@ -200,26 +306,14 @@ fn nobody_is_left_behind_in_a_contended_slot() {
 #[test]
 fn a_waiter_that_goes_takes_nothing_from_the_others() {
     model(|| {
-        let readiness = nothing_ready();
-        let (stays, waker) = Task::new();
-        let key = readiness.insert(Ready::READABLE, &waker).1.unwrap();
-        let (_, other_waker) = Task::new();
-        let other_key = readiness.insert(Ready::READABLE, &other_waker).1.unwrap();
-        let goes = spawn({
-            let readiness = readiness.clone();
-            move || readiness.remove(other_key)
-        });
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || publish(&readiness, Ready::READABLE)
-        });
-        stays.wait();
-        assert_eq!(readiness.poll_waiter(key, &waker), Wait::Ready);
-        readiness.remove(key);
+        let (readiness, stays, goes) = (nothing_ready(), Task::new(), Task::new());
+        let (place, others_place) = (insert(&readiness, &stays), insert(&readiness, &goes));
+        let goes = meanwhile(&readiness, move |readiness| readiness.remove(others_place));
+        alongside(&readiness, [readable], || stays.wait());
+        stays.wait_on_in_list(&readiness, place, Wait::Ready);
         goes.join().unwrap();
-        reactor.join().unwrap();
         assert!(!readiness.seen().has_waiters());
-        assert_eq!(Arc::strong_count(&stays), 2, "the task, its waker, and none that was kept");
+        assert_eq!(stays.wakers_elsewhere(), 0);
     });
 }
 
@@ -228,30 +322,26 @@ fn a_waiter_that_goes_takes_nothing_from_the_others() {
 #[test]
 fn a_clear_never_eats_a_newer_edge() {
     model(|| {
-        let readiness = Arc::new(Readiness::new());
-        let data = Arc::new(Mutex::new(0));
-        let kernel = spawn({
-            let (readiness, data) = (readiness.clone(), data.clone());
-            move || {
-                *data.lock().unwrap() += 1;
-                publish(&readiness, Ready::READABLE);
+        let (readiness, task) = (Arc::new(Readiness::new()), Task::new());
+        let data = Arc::new(Mutex::new(false));
+        let arrives = data.clone();
+        let kernel = move |readiness: &Readiness| {
+            *arrives.lock().unwrap() = true;
+            readable(readiness);
+        };
+        alongside(&readiness, [kernel], || {
+            loop {
+                let seen = readiness.seen();
+                if !seen.is_ready(Ready::READABLE) {
+                    task.wait_in_slot(&readiness, Direction::Read, Wait::Ready);
+                    continue;
+                }
+                if *data.lock().unwrap() {
+                    break;
+                }
+                readiness.clear(Ready::READABLE, seen);
             }
         });
-        let (task, waker) = Task::new();
-        loop {
-            let seen = readiness.seen();
-            if !seen.is_ready(Ready::READABLE) {
-                if readiness.wait(Direction::Read, &waker) == Wait::Stored {
-                    task.wait();
-                }
-                continue;
-            }
-            if std::mem::take(&mut *data.lock().unwrap()) > 0 {
-                break;
-            }
-            readiness.clear(Ready::READABLE, seen);
-        }
-        kernel.join().unwrap();
     });
 }
 
@@ -259,16 +349,12 @@ fn a_clear_never_eats_a_newer_edge() {
 #[test]
 fn a_clear_leaves_the_other_direction_alone() {
     model(|| {
-        let readiness = Arc::new(Readiness::new());
+        let (readiness, task) = (Arc::new(Readiness::new()), Task::new());
         let seen = readiness.seen();
-        let writer = spawn({
-            let readiness = readiness.clone();
-            move || readiness.clear(Ready::WRITABLE, seen)
+        alongside(&readiness, [move |readiness: &Readiness| readiness.clear(Ready::WRITABLE, seen)], || {
+            readiness.clear(Ready::READABLE, seen);
+            assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
         });
-        let (_, waker) = Task::new();
-        readiness.clear(Ready::READABLE, seen);
-        assert_eq!(readiness.wait(Direction::Read, &waker), Wait::Stored);
-        writer.join().unwrap();
         assert!(!readiness.seen().is_ready(Ready::READABLE | Ready::WRITABLE));
         assert_eq!(publish(&readiness, Ready::READABLE), 1);
     });
@@ -278,16 +364,12 @@ fn a_clear_leaves_the_other_direction_alone() {
 #[test]
 fn a_clear_and_a_wait_do_not_undo_each_other() {
     model(|| {
-        let readiness = nothing_ready();
+        let (readiness, task) = (nothing_ready(), Task::new());
         publish(&readiness, Ready::WRITABLE);
         let seen = readiness.seen();
-        let writer = spawn({
-            let readiness = readiness.clone();
-            move || readiness.clear(Ready::WRITABLE, seen)
+        alongside(&readiness, [move |readiness: &Readiness| readiness.clear(Ready::WRITABLE, seen)], || {
+            assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
         });
-        let (task, waker) = Task::new();
-        assert_eq!(readiness.wait(Direction::Read, &waker), Wait::Stored);
-        writer.join().unwrap();
         assert!(!readiness.seen().is_ready(Ready::WRITABLE));
         assert_eq!(publish(&readiness, Ready::READABLE), 1);
         assert_eq!(task.times_woken(), 1);
@@ -296,26 +378,12 @@ fn a_clear_and_a_wait_do_not_undo_each_other() {
 
 // ----------------------------------------------------------------------------------------------- hand-off
 
-fn orphan(readiness: &Readiness) {
-    let mut wakers = Vec::new();
-    readiness.orphan(&mut wakers);
-    wake_all(&mut wakers);
-}
-
 /// The reactor stops while a task comes to wait.
 #[test]
 fn nobody_waits_in_a_slot_for_a_reactor_that_has_gone() {
     model(|| {
-        let readiness = nothing_ready();
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || orphan(&readiness)
-        });
-        let (task, waker) = Task::new();
-        while readiness.wait(Direction::Read, &waker) != Wait::Orphaned {
-            task.wait();
-        }
-        reactor.join().unwrap();
+        let (readiness, task) = (nothing_ready(), Task::new());
+        alongside(&readiness, [orphan], || task.wait_in_slot(&readiness, Direction::Read, Wait::Orphaned));
         assert!(!readiness.seen().has_waiters());
     });
 }
@@ -323,39 +391,10 @@ fn nobody_waits_in_a_slot_for_a_reactor_that_has_gone() {
 #[test]
 fn nobody_waits_in_the_list_for_a_reactor_that_has_gone() {
     model(|| {
-        let readiness = nothing_ready();
-        let reactor = spawn({
-            let readiness = readiness.clone();
-            move || orphan(&readiness)
-        });
-        let (task, waker) = Task::new();
-        match readiness.insert(Ready::READABLE, &waker) {
-            (Wait::Orphaned, None) => {}
-            (Wait::Stored, Some(key)) => {
-                while readiness.poll_waiter(key, &waker) != Wait::Orphaned {
-                    task.wait();
-                }
-                readiness.remove(key);
-            }
-            other => panic!("{other:?}"),
-        }
-        reactor.join().unwrap();
+        let (readiness, task) = (nothing_ready(), Task::new());
+        alongside(&readiness, [orphan], || task.wait_in_list(&readiness, Wait::Orphaned));
         assert!(!readiness.seen().has_waiters());
     });
-}
-
-fn scripted(clock: Clock) -> (Arc<Shared>, Arc<Script>) {
-    let script = Script::new();
-    (Shared::with_poller(Poller::Scripted(script.clone()), clock, false), script)
-}
-
-pub(crate) fn scripted_reactor() -> Arc<Shared> {
-    scripted(Clock::Real).0
-}
-
-/// One turn, which waits.
-pub(crate) fn turn(reactor: &Shared) {
-    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None)).unwrap();
 }
 
 /// A source moves to a new reactor, which stops at the same moment: the task must not wait for it.
@@ -363,24 +402,15 @@ pub(crate) fn turn(reactor: &Shared) {
 fn nobody_waits_for_a_second_reactor_that_goes() {
     const FD: i32 = 1000;
     model(|| {
-        let (first, _) = scripted(Clock::Real);
-        let source = Source::register_with(&first, FD).unwrap();
-        source.readiness.clear(Ready::READABLE, source.readiness.seen());
+        let (first, second, task) = (scripted_reactor(), scripted_reactor(), Task::new());
+        let source = source(&first, FD);
         first.stop(None);
-
-        let (second, _) = scripted(Clock::Real);
-        let stops = spawn({
-            let second = second.clone();
-            move || second.stop(None)
-        });
-        let (task, waker) = Task::new();
-        // It may be too late, which is fine: the next reactor will do.
-        if source.follow(&second).is_ok() {
-            while source.readiness.wait(Direction::Read, &waker) != Wait::Orphaned {
-                task.wait();
+        alongside(&second, [|second: &Shared| second.stop(None)], || {
+            // It may be too late, which is fine: the next reactor will do.
+            if source.follow(&second).is_ok() {
+                task.wait_in_slot(&source.readiness, Direction::Read, Wait::Orphaned);
             }
-        }
-        stops.join().unwrap();
+        });
         let _ = source.deregister();
     });
 }
@@ -389,111 +419,78 @@ fn nobody_waits_for_a_second_reactor_that_goes() {
 #[test]
 fn no_timer_stays_in_a_reactor_that_has_gone() {
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let stops = spawn({
-            let reactor = reactor.clone();
-            move || reactor.stop(None)
+        let (reactor, task) = (scripted_reactor(), Task::new());
+        alongside(&reactor, [|reactor: &Shared| reactor.stop(None)], || {
+            if reactor.set_timer(LATER, task.waker.clone()).is_ok() {
+                task.wait();
+            }
         });
-        let (task, waker) = Task::new();
-        if reactor.set_timer(u64::MAX - 1, waker).is_ok() {
-            task.wait();
-        }
-        stops.join().unwrap();
     });
 }
 
 // ------------------------------------------------------------------------------------------ sleep and wake
 
+/// Not in this process's life.
+const LATER: u64 = u64::MAX / 2;
+
 /// Whoever leaves work and notifies either finds the loop awake, which then looks, or asleep, and ends that.
 #[test]
 fn no_work_is_left_while_the_loop_sleeps() {
     model(|| {
-        let park = Arc::new((Park::new(), Mutex::new(0), Mutex::new(false), Condvar::new()));
-        let others: Vec<_> = (0..2)
-            .map(|_| {
-                let park = park.clone();
-                spawn(move || {
-                    let (park, work, notified, condvar) = &*park;
-                    *work.lock().unwrap() += 1;
-                    if park.notify() {
-                        *notified.lock().unwrap() = true;
-                        condvar.notify_one();
-                    }
-                })
-            })
-            .collect();
-        let (park, work, notified, condvar) = &*park;
-        let mut done = 0;
-        while done < 2 {
-            done += std::mem::take(&mut *work.lock().unwrap());
-            if done < 2 && park.try_sleep() {
-                let mut notified = notified.lock().unwrap();
-                while !std::mem::take(&mut *notified) {
-                    notified = condvar.wait(notified).unwrap();
-                }
+        let (work, sleeper) = (Mutex::new(0), Task::new());
+        let shared = Arc::new((Park::new(), work, sleeper));
+        let other = |(park, work, sleeper): &(Park, Mutex<u32>, Task)| {
+            *work.lock().unwrap() += 1;
+            if park.notify() {
+                sleeper.waker.wake_by_ref();
             }
-            park.wake();
-        }
-        others.into_iter().for_each(|other| other.join().unwrap());
+        };
+        let (park, work, sleeper) = &*shared;
+        alongside(&shared, [other; 2], || {
+            let mut done = 0;
+            while done < 2 {
+                done += std::mem::take(&mut *work.lock().unwrap());
+                if done < 2 && park.try_sleep() {
+                    sleeper.wait();
+                }
+                park.wake();
+            }
+        });
     });
 }
-
-/// Something that is left without a lock.
-struct Left(::loom::cell::UnsafeCell<i32>);
-
-// SAFETY: loom finds out whether two threads are in it at once.
-unsafe impl Sync for Left {}
 
 /// What was left before a notification that found the loop awake is visible to it, without a lock.
 #[test]
 fn a_notification_publishes_what_was_left() {
     model(|| {
-        let shared = Arc::new((Park::new(), Left(::loom::cell::UnsafeCell::new(0))));
-        let other = spawn({
-            let shared = shared.clone();
-            move || {
-                // SAFETY: nobody looks before the notification.
-                shared.1.0.with_mut(|n| unsafe { *n = 1 });
-                let _ = shared.0.notify();
+        let shared = Arc::new((Park::new(), Unshared::new(0)));
+        let other = |(park, left): &(Park, Unshared<i32>)| {
+            left.with_mut(|n| *n = 1);
+            let _ = park.notify();
+        };
+        let (park, left) = &*shared;
+        alongside(&shared, [other], || {
+            if !park.try_sleep() || park.wake() {
+                left.with(|n| assert_eq!(*n, 1));
             }
         });
-        let notified = match shared.0.try_sleep() {
-            true => shared.0.wake(),
-            false => true,
-        };
-        if notified {
-            // SAFETY: it was changed before the notification, and not after.
-            shared.1.0.with(|n| assert_eq!(unsafe { *n }, 1));
-        }
-        other.join().unwrap();
     });
-}
-
-/// The driver of a reactor: turns it until `done`.
-fn drive(reactor: &Shared, own: Option<&RefCell<Wheel<Waker>>>, mut done: impl FnMut() -> bool) {
-    let mut scratch = Scratch::default();
-    while !done() {
-        reactor.turn(own, &mut scratch, None, &Cell::new(None)).unwrap();
-    }
 }
 
 /// The same with the whole turn of a reactor around it.
 #[test]
 fn a_turn_does_not_sleep_through_a_notification() {
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let inbox = Arc::new(Mutex::new(0));
-        let others: Vec<_> = (0..2)
-            .map(|_| {
-                let (reactor, inbox) = (reactor.clone(), inbox.clone());
-                spawn(move || {
-                    *inbox.lock().unwrap() += 1;
-                    reactor.notify();
-                })
-            })
-            .collect();
-        drive(&reactor, None, || *inbox.lock().unwrap() == 2);
-        others.into_iter().for_each(|other| other.join().unwrap());
+        let inbox = Arc::new((scripted_reactor(), Mutex::new(0)));
+        let other = |(reactor, inbox): &(Arc<Shared>, Mutex<u32>)| {
+            *inbox.lock().unwrap() += 1;
+            reactor.notify();
+        };
+        alongside(&inbox, [other; 2], || {
+            while *inbox.1.lock().unwrap() < 2 {
+                turn(&inbox.0);
+            }
+        });
     });
 }
 
@@ -501,14 +498,10 @@ fn a_turn_does_not_sleep_through_a_notification() {
 #[test]
 fn a_timer_set_by_another_thread_fires() {
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let (task, waker) = Task::new();
-        let other = spawn({
-            let reactor = reactor.clone();
-            move || reactor.set_timer(0, waker).map(drop).unwrap()
+        let (reactor, task) = (scripted_reactor(), Task::new());
+        alongside(&reactor, [set_timer(0, &task.waker)], || {
+            drive_until_woken(&reactor, None, &task);
         });
-        drive(&reactor, None, || task.times_woken() > 0);
-        other.join().unwrap();
         assert_eq!(reactor.next_deadline(None), None);
     });
 }
@@ -516,18 +509,12 @@ fn a_timer_set_by_another_thread_fires() {
 /// Two threads, the earlier timer second: the sleep that the first one's is worth is cut short.
 #[test]
 fn an_earlier_timer_cuts_the_sleep_short() {
-    const LATER: u64 = u64::MAX / 2;
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let (_, later) = Task::new();
-        reactor.set_timer(LATER, later).unwrap();
-        let (task, waker) = Task::new();
-        let other = spawn({
-            let reactor = reactor.clone();
-            move || reactor.set_timer(0, waker).map(drop).unwrap()
+        let (reactor, task, later) = (scripted_reactor(), Task::new(), Task::new());
+        set_timer(LATER, &later.waker)(&reactor);
+        alongside(&reactor, [set_timer(0, &task.waker)], || {
+            drive_until_woken(&reactor, None, &task);
         });
-        drive(&reactor, None, || task.times_woken() > 0);
-        other.join().unwrap();
         assert!(reactor.next_deadline(None).is_some());
     });
 }
@@ -537,36 +524,26 @@ fn an_earlier_timer_cuts_the_sleep_short() {
 #[test]
 fn a_timer_that_is_moved_while_it_fires_is_not_lost() {
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let (task, waker) = Task::new();
-        let key = reactor.set_timer(0, waker).unwrap();
-        let other = spawn({
-            let reactor = reactor.clone();
-            // Put off, then back: pending both times, or fired.
-            move || {
-                reactor.reset_timer(key, u64::MAX / 2);
-                reactor.reset_timer(key, 0);
-            }
-        });
-        drive(&reactor, None, || task.times_woken() > 0);
-        other.join().unwrap();
+        let (reactor, task) = (scripted_reactor(), Task::new());
+        let key = reactor.set_timer(0, task.waker.clone()).unwrap();
+        // Put off, then back: pending both times, or fired.
+        let other = move |reactor: &Shared| {
+            reactor.reset_timer(key, LATER);
+            reactor.reset_timer(key, 0);
+        };
+        alongside(&reactor, [other], || drive_until_woken(&reactor, None, &task));
     });
 }
 
 #[test]
 fn cancelling_a_timer_while_it_fires_harms_nobody() {
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let (task, waker) = Task::new();
-        let (_, other_waker) = Task::new();
-        let key = reactor.set_timer(0, other_waker).unwrap();
-        reactor.set_timer(0, waker).unwrap();
-        let other = spawn({
-            let reactor = reactor.clone();
-            move || reactor.cancel_timer(key)
+        let (reactor, task, cancelled) = (scripted_reactor(), Task::new(), Task::new());
+        let key = reactor.set_timer(0, cancelled.waker.clone()).unwrap();
+        reactor.set_timer(0, task.waker.clone()).unwrap();
+        alongside(&reactor, [move |reactor: &Shared| reactor.cancel_timer(key)], || {
+            drive_until_woken(&reactor, None, &task);
         });
-        drive(&reactor, None, || task.times_woken() > 0);
-        other.join().unwrap();
         assert_eq!(task.times_woken(), 1);
     });
 }
@@ -575,16 +552,11 @@ fn cancelling_a_timer_while_it_fires_harms_nobody() {
 #[test]
 fn a_letter_that_moves_a_timer_is_read() {
     model(|| {
-        let (reactor, _) = scripted(Clock::Real);
-        let own = RefCell::new(Wheel::new());
-        let (task, waker) = Task::new();
-        let key = own.borrow_mut().insert(u64::MAX / 2, waker);
-        let other = spawn({
-            let reactor = reactor.clone();
-            move || reactor.mail_reset(key, 0)
+        let (reactor, task, own) = (scripted_reactor(), Task::new(), RefCell::new(Wheel::new()));
+        let key = own.borrow_mut().insert(LATER, task.waker.clone());
+        alongside(&reactor, [move |reactor: &Shared| reactor.mail_reset(key, 0)], || {
+            drive_until_woken(&reactor, Some(&own), &task);
         });
-        drive(&reactor, Some(&own), || task.times_woken() > 0);
-        other.join().unwrap();
     });
 }
 
@@ -594,20 +566,11 @@ fn a_letter_that_moves_a_timer_is_read() {
 fn an_event_a_wait_and_a_removal_meet() {
     const FD: i32 = 1001;
     model(|| {
-        let (reactor, script) = scripted(Clock::Real);
-        let source = Source::register_with(&reactor, FD).unwrap();
-        source.readiness.clear(Ready::READABLE, source.readiness.seen());
+        let ((reactor, script), task) = (scripted(), Task::new());
+        let source = source(&reactor, FD);
         script.then([(script.token(FD), Ready::READABLE)]);
-        let driver = spawn({
-            let reactor = reactor.clone();
-            move || {
-                let timeout = Some(Duration::ZERO);
-                let turn = reactor.turn(None, &mut Scratch::default(), timeout, &Cell::new(None)).unwrap();
-                turn.events
-            }
-        });
-        let (task, waker) = Task::new();
-        let stored = source.readiness.wait(Direction::Read, &waker) == Wait::Stored;
+        let driver = meanwhile(&reactor, |reactor| turn(reactor).events);
+        let stored = source.readiness.wait(Direction::Read, &task.waker) == Wait::Stored;
         source.deregister().unwrap();
         let dispatched = driver.join().unwrap();
         if stored && dispatched == 1 {

@@ -19,6 +19,7 @@ pub(crate) mod loom;
 mod park;
 mod readiness;
 pub(crate) mod registry;
+pub(crate) mod seat;
 mod shared;
 mod source;
 #[cfg(all(test, not(loom)))]

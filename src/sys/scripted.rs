@@ -58,6 +58,7 @@ impl Script {
     }
 
     /// What has been asked since the last time.
+    #[cfg(not(loom))]
     pub fn calls(&self) -> Vec<Call> {
         std::mem::take(&mut lock(&self.state).calls)
     }

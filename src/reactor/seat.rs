@@ -1,0 +1,249 @@
+//! The one **seat** of the shared reactor: whoever sits in it drives.
+//!
+//! Threads in `block_on` come to it whenever their future is pending. One that finds it taken leaves its waker and
+//! parks; the one in the seat wakes it for its events, and wakes one of those who park when it goes for good. What it
+//! does not do is to get up for others each time that it polls its own future: they would only be woken in vain. So that a
+//! poll which takes long does not hold them up, a helper thread watches (see [`fallback`](super::fallback)).
+//!
+//! Nothing here knows threads or processes, so the models run it as it is.
+
+use super::shared::{Scratch, Shared};
+use super::wake_all;
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+pub(crate) struct Seat {
+    pub shared: Arc<Shared>,
+    /// Who holds it drives.
+    place: TryMutex<Scratch>,
+    /// [`LEFT`], [`WAITING`] or [`WATCHED`].
+    state: AtomicU8,
+    /// Turns begun: shows whether anything goes on.
+    turns: AtomicUsize,
+    /// Threads in `block_on`.
+    blocked: AtomicUsize,
+    /// Wakers of those among them that found the seat taken.
+    parked: Mutex<Vec<Waker>>,
+    has_helper: AtomicBool,
+    /// Starts a thread that does nothing but [`help`](Seat::help).
+    start_helper: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
+    /// The helper has the seat, or is about to take it.
+    helper_drives: AtomicBool,
+    /// A thread in `block_on` wants the seat that the helper has.
+    wanted: AtomicBool,
+    called: Mutex<bool>,
+    call: Condvar,
+}
+
+/// Nobody waits in the kernel: the seat is free, or somebody is about to leave it or has just come.
+const LEFT: u8 = 0;
+/// The one in the seat waits in the kernel: nothing has to be watched.
+const WAITING: u8 = 1;
+/// The same, and the helper sleeps until that is over.
+const WATCHED: u8 = 2;
+
+impl Seat {
+    pub fn new(
+        shared: Arc<Shared>,
+        start_helper: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    ) -> Seat {
+        Seat {
+            shared,
+            place: TryMutex::default(),
+            state: AtomicU8::new(LEFT),
+            turns: AtomicUsize::new(0),
+            blocked: AtomicUsize::new(0),
+            parked: Mutex::default(),
+            has_helper: AtomicBool::new(false),
+            start_helper: Box::new(start_helper),
+            helper_drives: AtomicBool::new(false),
+            wanted: AtomicBool::new(false),
+            called: Mutex::new(false),
+            call: Condvar::new(),
+        }
+    }
+
+    // ---------------------------------------------------------------------------------- threads in `block_on`
+
+    /// A thread waits in `block_on`, or will wait again, from now on until it [goes](Seat::go).
+    pub fn come(&self) {
+        self.blocked.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub fn go(&self) {
+        self.blocked.fetch_sub(1, Ordering::AcqRel);
+        self.pass_on();
+        if self.has_helper.load(Ordering::Acquire) {
+            // It would find out by itself, later.
+            self.call_helper();
+        }
+    }
+
+    /// Takes the seat and waits until something has happened (at most for `timeout`). `None`: the seat is taken, and
+    /// `waker` will be woken when it is free.
+    ///
+    /// `is_woken`: has the thread been woken since it said that it would be here? While it had no seat, that may have ended
+    /// the turn of the one who had it: then this turn must not wait.
+    pub fn try_turn(
+        &self,
+        waker: &Waker,
+        timeout: Option<Duration>,
+        is_woken: impl Fn() -> bool,
+    ) -> Option<io::Result<()>> {
+        let turn = |mut place: TryMutexGuard<'_, Scratch>| {
+            let timeout = if is_woken() { Some(Duration::ZERO) } else { timeout };
+            self.turn(&mut place, timeout)
+        };
+        if let Some(place) = self.place.try_lock() {
+            return Some(turn(place));
+        }
+        // First on the list, then one more try: whoever leaves the seat after that sees the list.
+        lock(&self.parked).push(waker.clone());
+        if let Some(place) = self.place.try_lock() {
+            self.unpark(waker);
+            return Some(turn(place));
+        }
+        if self.helper_drives.load(Ordering::Acquire) {
+            self.wanted.swap(true, Ordering::AcqRel);
+            self.shared.notify();
+        } else {
+            // Another thread's future decides when the seat is free: somebody has to watch that it does not take long.
+            self.ensure_helper();
+        }
+        None
+    }
+
+    /// `waker`'s thread does not park any more.
+    pub fn unpark(&self, waker: &Waker) {
+        let mut removed = Vec::new();
+        let mut parked = lock(&self.parked);
+        while let Some(i) = parked.iter().position(|other| other.will_wake(waker)) {
+            removed.push(parked.swap_remove(i));
+        }
+    }
+
+    fn turn(&self, place: &mut Scratch, timeout: Option<Duration>) -> io::Result<()> {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        self.state.store(WAITING, Ordering::Relaxed);
+        let result = self.shared.turn(None, place, timeout, &Cell::new(None));
+        // Read-modify-write on both sides: either the helper finds that nobody waits, or it is called.
+        if self.state.swap(LEFT, Ordering::AcqRel) == WATCHED {
+            self.call_helper();
+        }
+        result.map(drop)
+    }
+
+    /// The seat is free: one of those who park may have it.
+    fn pass_on(&self) {
+        let next = lock(&self.parked).pop();
+        wake_all(&mut next.into_iter().collect());
+    }
+
+    // ------------------------------------------------------------------------------------------- the helper
+
+    /// # Panics
+    ///
+    /// If there is none, and none can be started.
+    pub fn ensure_helper(&self) {
+        if self.has_helper.load(Ordering::Relaxed) || self.has_helper.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Err(e) = (self.start_helper)() {
+            self.has_helper.store(false, Ordering::Release);
+            panic!("the shared reactor needs a thread of its own here, and none can be started: {e}");
+        }
+    }
+
+    fn call_helper(&self) {
+        *lock(&self.called) = true;
+        self.call.notify_one();
+    }
+
+    /// What the helper does, again and again.
+    pub fn help(&self) {
+        if self.blocked.load(Ordering::Acquire) == 0 {
+            self.helper_drives.store(true, Ordering::Release);
+            self.drive(self.place.lock());
+        } else if let Some(place) = self.watch() {
+            self.drive(place);
+        }
+    }
+
+    /// In the seat, until somebody else wants it.
+    fn drive(&self, mut place: TryMutexGuard<'_, Scratch>) {
+        while !self.wanted.swap(false, Ordering::AcqRel) {
+            if let Err(e) = self.turn(&mut place, None) {
+                // A selector that cannot wait any more would hang every task in the process without a word.
+                panic!("the shared reactor cannot wait: {e}");
+            }
+        }
+        self.helper_drives.store(false, Ordering::Release);
+        drop(place);
+        self.pass_on();
+    }
+
+    /// Threads are in `block_on`, and take the seat by themselves. Returns it if they do not, or `None` to look again.
+    fn watch(&self) -> Option<TryMutexGuard<'_, Scratch>> {
+        const FIRST: Duration = Duration::from_millis(1);
+        const LAST: Duration = Duration::from_millis(10);
+        let mut pause = FIRST;
+        loop {
+            let turns = self.turns.load(Ordering::Relaxed);
+            if self.wait_for_call(Some(pause)) {
+                return None;
+            }
+            if self.turns.load(Ordering::Relaxed) != turns {
+                pause = (pause * 2).min(LAST);
+            } else if self.may_sleep() {
+                self.wait_for_call(None);
+                if self.blocked.load(Ordering::Acquire) == 0 {
+                    return None;
+                }
+                pause = FIRST;
+            } else {
+                self.helper_drives.store(true, Ordering::Release);
+                match self.place.try_lock() {
+                    Some(place) => return Some(place),
+                    None => self.helper_drives.store(false, Ordering::Release),
+                }
+            }
+        }
+    }
+
+    /// Does somebody wait in the seat? Then the helper is called when that is over.
+    fn may_sleep(&self) -> bool {
+        self.state.compare_exchange(WAITING, WATCHED, Ordering::AcqRel, Ordering::Acquire) != Err(LEFT)
+    }
+
+    /// `false`: nobody called within `timeout`.
+    fn wait_for_call(&self, timeout: Option<Duration>) -> bool {
+        let mut called = lock(&self.called);
+        match timeout {
+            None => {
+                while !*called {
+                    called = wait(&self.call, called);
+                }
+            }
+            // A wait that ends early only makes the helper look earlier.
+            Some(timeout) if !*called => called = wait_timeout(&self.called, &self.call, called, timeout),
+            Some(_) => {}
+        }
+        std::mem::take(&mut *called)
+    }
+}
+
+/// For the models, whose threads have to come to an end.
+#[cfg(all(test, loom))]
+impl Seat {
+    /// Makes the helper come back from [`help`](Seat::help), now or from the next time.
+    pub fn end_help(&self) {
+        self.wanted.swap(true, Ordering::AcqRel);
+        self.shared.notify();
+        self.call_helper();
+    }
+}

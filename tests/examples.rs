@@ -2,6 +2,10 @@
 //!
 //! `cargo test` and `cargo nextest run` build them first. With `--test examples`, cargo does not: `cargo build --examples`.
 
+#[path = "common/dir.rs"]
+mod dir;
+
+use dir::Dir;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -149,23 +153,6 @@ fn check_echo(mut stream: impl Read + Write, writer: impl Write + Send, half_clo
 fn check_tcp_echo(addr: SocketAddr) {
     let stream = connect(addr);
     check_echo(&stream, &stream, || stream.shutdown(Shutdown::Write).unwrap());
-}
-
-/// A directory of the test's own.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("wakewheel-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        Dir(dir)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 // ------------------------------------------------------------------------------------------- all of them
@@ -407,8 +394,8 @@ fn timers_show_and_tick() {
 
 #[test]
 fn unix_echo_removes_its_socket() {
-    let dir = Dir::new("unix-echo");
-    let path = dir.0.join("socket");
+    let dir = Dir::new("echo");
+    let path = dir.path("socket");
     let addr = format!("unix:{}", path.display());
     let program = Program::start("unix_echo", &[&addr]);
     assert_eq!(program.listening_on(), addr);
@@ -427,8 +414,8 @@ fn unix_echo_removes_its_socket() {
 
 #[test]
 fn unix_echo_takes_the_place_of_a_dead_server_only() {
-    let dir = Dir::new("unix-stale");
-    let path = dir.0.join("socket");
+    let dir = Dir::new("stale");
+    let path = dir.path("socket");
     let addr = format!("unix:{}", path.display());
     drop(UnixListener::bind(&path).unwrap());
     let program = Program::start("unix_echo", &[&addr]);
@@ -444,8 +431,8 @@ fn unix_echo_takes_the_place_of_a_dead_server_only() {
 
 #[test]
 fn unix_echo_lets_its_clients_end_when_its_socket_has_been_removed() {
-    let dir = Dir::new("unix-removed");
-    let path = dir.0.join("socket");
+    let dir = Dir::new("removed");
+    let path = dir.path("socket");
     let addr = format!("unix:{}", path.display());
     let program = Program::start("unix_echo", &[&addr]);
     assert_eq!(program.listening_on(), addr);

@@ -6,7 +6,7 @@ mod common;
 use common::proc::thread_names;
 use common::{
     PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, os_error, poll, run,
-    skip_if, tcp_pair, within,
+    skip_if, tcp_pair, turn_until, within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::fs::File;
@@ -53,16 +53,6 @@ fn have_arrived(fd: &impl AsRawFd, bytes: usize) {
 /// Turns `reactor` until it has nothing left to tell.
 fn settle(reactor: &Reactor) {
     while reactor.turn(Some(Duration::ZERO)).unwrap().events > 0 {}
-}
-
-/// Turns `reactor` until `done`.
-fn turn_until(reactor: &Reactor, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "it does not happen");
-        reactor.turn(Some(left)).unwrap();
-    }
 }
 
 /// Registers `io` with `reactor`.

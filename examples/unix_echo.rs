@@ -52,13 +52,14 @@ async fn run(addr: Addr) -> io::Result<()> {
 /// Removes the socket of a server that could not do so itself. Any other file, and the socket of a server that runs,
 /// stays where it is, and is an error for whoever listens there.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    // The kernel would say that the address is in use, as if a server were there.
-    if fs::symlink_metadata(path).is_ok_and(|file| !file.file_type().is_socket()) {
-        let text = format!("{} is not a socket: choose another path", path.display());
-        return Err(io::Error::new(ErrorKind::AlreadyExists, text));
-    }
-    match UnixStream::connect(path) {
-        Err(e) if e.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+    let is_stale = || UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    match fs::symlink_metadata(path) {
+        // The kernel would say that the address is in use, as if a server were there.
+        Ok(file) if !file.file_type().is_socket() => {
+            let text = format!("{} is not a socket: choose another path", path.display());
+            Err(io::Error::new(ErrorKind::AlreadyExists, text))
+        }
+        Ok(_) if is_stale() => fs::remove_file(path),
         _ => Ok(()),
     }
 }

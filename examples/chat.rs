@@ -14,7 +14,6 @@ use futures_lite::{AsyncWriteExt, FutureExt};
 use lexopt::prelude::*;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use wakewheel::executor::{CoresBuilder, drain, shutdown_requested, yield_now};
@@ -140,8 +139,8 @@ fn parse(mut parser: lexopt::Parser) -> Result<(SocketAddr, CoresBuilder), lexop
     let (mut addr, mut builder) = (None, Cores::builder());
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("cores") => builder = builder.threads(parser.value()?.parse::<NonZeroUsize>()?.get()),
-            Value(value) if addr.is_none() => addr = Some(value.parse()?),
+            Long("cores") => builder = builder.threads(parser.value()?.parse_with(common::cores)?),
+            Value(value) if addr.is_none() => addr = Some(value.parse_with(common::addr)?),
             _ => return Err(arg.unexpected()),
         }
     }

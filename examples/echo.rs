@@ -13,7 +13,6 @@ use futures_lite::{AsyncWriteExt, FutureExt};
 use lexopt::prelude::*;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -104,11 +103,11 @@ fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
     let (mut addr, mut builder) = (None, Cores::builder());
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("cores") => builder = builder.threads(parser.value()?.parse::<NonZeroUsize>()?.get()),
+            Long("cores") => builder = builder.threads(parser.value()?.parse_with(common::cores)?),
             Long("pinned") => builder = builder.pinned(),
             Long("busy-poll") => builder = builder.busy_poll(parser.value()?.parse_with(duration)?),
             Long("backend") => builder = builder.backend(parser.value()?.parse()?),
-            Value(value) if addr.is_none() => addr = Some(value.parse()?),
+            Value(value) if addr.is_none() => addr = Some(value.parse_with(common::addr)?),
             _ => return Err(arg.unexpected()),
         }
     }

@@ -11,6 +11,7 @@ use lexopt::prelude::*;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::ExitCode;
+use wakewheel::io::SocketOptions;
 use wakewheel::{Async, LocalExecutor};
 
 /// More than fits into a datagram, so that none is cut short.
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
 
 async fn run(addr: SocketAddr) -> io::Result<()> {
     let signal = Signal::new()?;
-    let socket = Async::<UdpSocket>::bind(addr)?;
+    let socket = SocketOptions::new().bind_udp(addr)?;
     println!("listening on {}", socket.get_ref().local_addr()?);
     // One future is enough. No datagram is left half done when the signal ends it.
     echo(&socket).or(signal.wait()).await
@@ -44,7 +45,7 @@ fn parse(mut parser: lexopt::Parser) -> Result<SocketAddr, lexopt::Error> {
     let mut addr = None;
     while let Some(arg) = parser.next()? {
         match arg {
-            Value(value) if addr.is_none() => addr = Some(value.parse()?),
+            Value(value) if addr.is_none() => addr = Some(value.parse_with(common::addr)?),
             _ => return Err(arg.unexpected()),
         }
     }

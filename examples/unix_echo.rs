@@ -20,7 +20,9 @@ use wakewheel::io::{Addr, Listener, Stream};
 use wakewheel::{LocalExecutor, spawn_local};
 
 fn main() -> ExitCode {
-    common::main("unix_echo [ADDRESS]", parse, |addr| LocalExecutor::new()?.block_on(run(addr)))
+    common::main("unix_echo [IP:PORT | unix:PATH | unix:@NAME]", parse, |addr| {
+        LocalExecutor::new()?.block_on(run(addr))
+    })
 }
 
 async fn run(addr: Addr) -> io::Result<()> {
@@ -36,8 +38,10 @@ async fn run(addr: Addr) -> io::Result<()> {
     let accepting = spawn_local(accept(listener));
     signal.wait().await?;
     accepting.cancel();
-    // Nobody else removes it.
-    path.map_or(Ok(()), fs::remove_file)?;
+    // Nobody else removes it. If somebody did, the clients still have their time.
+    if let Some(Err(e)) = path.map(fs::remove_file) {
+        eprintln!("cannot remove {addr}: {e}");
+    }
     match drain(common::DRAIN).await {
         0 => {}
         left => eprintln!("connections cut off: {left}"),
@@ -48,9 +52,14 @@ async fn run(addr: Addr) -> io::Result<()> {
 /// Removes the socket of a server that could not do so itself. Any other file, and the socket of a server that runs,
 /// stays where it is, and is an error for whoever listens there.
 fn remove_stale(path: &Path) -> io::Result<()> {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    match UnixStream::connect(path) {
-        Err(e) if is_socket && e.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+    let is_stale = || UnixStream::connect(path).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+    match fs::symlink_metadata(path) {
+        // The kernel would say that the address is in use, as if a server were there.
+        Ok(file) if !file.file_type().is_socket() => {
+            let text = format!("{} is not a socket: choose another path", path.display());
+            Err(io::Error::new(ErrorKind::AlreadyExists, text))
+        }
+        Ok(_) if is_stale() => fs::remove_file(path),
         _ => Ok(()),
     }
 }

@@ -72,7 +72,9 @@
 //!
 //! # Under another executor
 //!
-//! There is nothing to set up. The first use starts the shared reactor.
+//! There is nothing to set up. The first use starts the shared reactor. Tasks are those of the other executor
+//! (`tokio::spawn`, not [`spawn`]), and an [`Async`] has the `AsyncRead` and `AsyncWrite` of futures-io, which for
+//! tokio's own are translated by `tokio_util::compat`.
 //!
 //! ```
 //! use futures_lite::{AsyncReadExt, AsyncWriteExt, future};

@@ -2,9 +2,15 @@
 //!
 //! `cargo test` and `cargo nextest run` build them first. With `--test examples`, cargo does not: `cargo build --examples`.
 
+#[path = "common/dir.rs"]
+mod dir;
+
+use dir::Dir;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -34,7 +40,13 @@ struct Program {
 
 impl Program {
     fn start(example: &str, args: &[&str]) -> Program {
+        Program::start_in(example, args, None)
+    }
+
+    /// With this in the environment as the backend to use.
+    fn start_in(example: &str, args: &[&str], backend: Option<&OsStr>) -> Program {
         let mut command = Command::new(path(example));
+        command.envs(backend.map(|backend| ("WAKEWHEEL_BACKEND", backend)));
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
@@ -143,23 +155,6 @@ fn check_tcp_echo(addr: SocketAddr) {
     check_echo(&stream, &stream, || stream.shutdown(Shutdown::Write).unwrap());
 }
 
-/// A directory of the test's own.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("wakewheel-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        Dir(dir)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 // ------------------------------------------------------------------------------------------- all of them
 
 #[test]
@@ -193,6 +188,35 @@ fn wrong_arguments_are_quoted() {
 }
 
 #[test]
+fn wrong_arguments_are_told_what_to_write() {
+    for (example, args, told) in [
+        ("echo", &["localhost:5000"][..], "write 127.0.0.1:5000 or [::1]:5000"),
+        ("chat", &["5000"], "write 127.0.0.1:5000 or [::1]:5000"),
+        ("udp_echo", &[":5000"], "write 127.0.0.1:5000 or [::1]:5000"),
+        ("unix_echo", &["/tmp/without-a-scheme"], "unix:/path"),
+        ("echo", &["--cores", "0"], "at least 1"),
+        ("chat", &["--cores", "0"], "at least 1"),
+        ("echo", &["--busy-poll", "5x"], "write a time like 50us or 2ms"),
+        ("echo", &["--backend", "telepathy"], "or \"poll\""),
+        ("timers", &["4000000000"], "a number up to 1000000"),
+    ] {
+        let (_, errors) = Program::start(example, args).wait();
+        assert!(errors.contains(told), "{example} {args:?}: {errors}");
+    }
+}
+
+#[test]
+fn a_wrong_backend_in_the_environment_is_an_error_that_names_it() {
+    for (backend, quoted) in [(&b"telepathy"[..], "\"telepathy\""), (b"pol\xff", "\"pol\u{fffd}\"")] {
+        for example in ["echo", "timers", "udp_echo", "unix_echo", "chat"] {
+            let (status, errors) = Program::start_in(example, &[], Some(OsStr::from_bytes(backend))).wait();
+            assert_eq!(status.code(), Some(1), "{example}: {errors}");
+            assert!(errors.contains("WAKEWHEEL_BACKEND") && errors.contains(quoted), "{example}: {errors}");
+        }
+    }
+}
+
+#[test]
 fn help_is_the_usage() {
     for example in ["echo", "timers", "udp_echo", "unix_echo", "chat"] {
         let program = Program::start(example, &["--help"]);
@@ -215,6 +239,13 @@ fn an_address_that_is_taken_is_an_error_that_names_it() {
         assert_eq!(status.code(), Some(1), "{example}: {errors}");
         assert!(errors.contains(&addr), "{example}: {errors}");
     }
+    first.end();
+
+    let first = Program::start("udp_echo", &["127.0.0.1:0"]);
+    let addr = first.tcp_addr().to_string();
+    let (status, errors) = Program::start("udp_echo", &[&addr]).wait();
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.contains(&addr), "{errors}");
     first.end();
 }
 
@@ -363,8 +394,8 @@ fn timers_show_and_tick() {
 
 #[test]
 fn unix_echo_removes_its_socket() {
-    let dir = Dir::new("unix-echo");
-    let path = dir.0.join("socket");
+    let dir = Dir::new("echo");
+    let path = dir.path("socket");
     let addr = format!("unix:{}", path.display());
     let program = Program::start("unix_echo", &[&addr]);
     assert_eq!(program.listening_on(), addr);
@@ -383,8 +414,8 @@ fn unix_echo_removes_its_socket() {
 
 #[test]
 fn unix_echo_takes_the_place_of_a_dead_server_only() {
-    let dir = Dir::new("unix-stale");
-    let path = dir.0.join("socket");
+    let dir = Dir::new("stale");
+    let path = dir.path("socket");
     let addr = format!("unix:{}", path.display());
     drop(UnixListener::bind(&path).unwrap());
     let program = Program::start("unix_echo", &[&addr]);
@@ -394,7 +425,26 @@ fn unix_echo_takes_the_place_of_a_dead_server_only() {
     fs::write(&path, "precious").unwrap();
     let (status, errors) = Program::start("unix_echo", &[&addr]).wait();
     assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.contains("socket is not a socket: choose another path"), "{errors}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn unix_echo_lets_its_clients_end_when_its_socket_has_been_removed() {
+    let dir = Dir::new("removed");
+    let path = dir.path("socket");
+    let addr = format!("unix:{}", path.display());
+    let program = Program::start("unix_echo", &[&addr]);
+    assert_eq!(program.listening_on(), addr);
+    let mut stays = UnixStream::connect(&path).unwrap();
+    stays.write_all(b"x").unwrap();
+    stays.read_exact(&mut [0]).unwrap();
+    fs::remove_file(&path).unwrap();
+    program.signal(libc::SIGTERM);
+    let (status, errors) = program.wait();
+    assert_eq!(status.code(), Some(0), "{errors}");
+    assert!(errors.contains(&format!("cannot remove {addr}: ")), "{errors}");
+    assert!(errors.ends_with("connections cut off: 1\n"), "{errors}");
 }
 
 #[cfg(target_os = "linux")]

@@ -4,16 +4,18 @@
 
 #![cfg(target_os = "linux")]
 
+#[path = "common/dir.rs"]
+mod dir;
 #[path = "common/strace.rs"]
 mod strace;
 
+use dir::Dir;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, future};
 use std::future::Future;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use strace::{Traced, call, missing, skip};
 use wakewheel::executor::{self, drain};
@@ -311,27 +313,6 @@ fn sending_to_a_busy_unix_datagram_socket_waits() {
     });
     if let Some(injected) = injected {
         assert_eq!(injected.len(), 4, "{injected:?}");
-    }
-}
-
-/// A directory of a test's own, for its sockets.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(test: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("wakewheel-faults-{test}-{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("a new directory");
-        Dir(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::dir::Dir;
 use common::{PATIENCE, Wakes, in_a_process_of_its_own, poll, run, tcp_pair, within};
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future};
 use std::cell::Cell;
@@ -128,27 +129,6 @@ fn reset(stream: impl Into<OwnedFd>) {
         )
     };
     assert_eq!(result, 0);
-}
-
-/// A directory of a test's own, for its sockets.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(test: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("wakewheel-io-{test}-{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("a new directory");
-        Dir(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The two ends of a pipe: one to read from, one to write to.

@@ -6,7 +6,7 @@ mod common;
 use common::proc::thread_names;
 use common::{
     PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, os_error, poll, run,
-    skip_if, tcp_pair, within,
+    skip_if, tcp_pair, turn_until, within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::fs::File;
@@ -53,16 +53,6 @@ fn have_arrived(fd: &impl AsRawFd, bytes: usize) {
 /// Turns `reactor` until it has nothing left to tell.
 fn settle(reactor: &Reactor) {
     while reactor.turn(Some(Duration::ZERO)).unwrap().events > 0 {}
-}
-
-/// Turns `reactor` until `done`.
-fn turn_until(reactor: &Reactor, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "it does not happen");
-        reactor.turn(Some(left)).unwrap();
-    }
 }
 
 /// Registers `io` with `reactor`.
@@ -836,6 +826,30 @@ fn bite_15_a_reader_with_reasons_of_its_own_to_say_would_block_lets_others_run()
         };
         future::or(other, future::or(spinning, retrying)).await;
     }));
+}
+
+#[test]
+fn the_document_names_tests_that_exist_and_all_of_these() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = |path: &str| std::fs::read_to_string(dir.join(path)).expect(path);
+    let here = text("tests/kernel.rs");
+    let (document, mut file, mut named) = (text("docs/kernel.md"), here.clone(), Vec::new());
+    // What stands in code quotes.
+    for quoted in document.split('`').skip(1).step_by(2) {
+        if quoted.ends_with(".rs") {
+            file = text(quoted);
+        } else if quoted.starts_with("row_") || quoted.starts_with("bite_") || quoted.matches('_').count() > 2
+        {
+            let function = format!("fn {quoted}(");
+            let is_there = file.contains(&function) || here.contains(&function);
+            assert!(is_there, "{quoted} is not in the file that stands before it");
+            named.push(quoted);
+        }
+    }
+    for name in here.lines().filter_map(|line| line.strip_prefix("fn ")?.split('(').next()) {
+        let is_one = name.starts_with("row_") || name.starts_with("bite_");
+        assert!(!is_one || named.contains(&name), "docs/kernel.md does not name {name}");
+    }
 }
 
 #[test]

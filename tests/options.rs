@@ -2,46 +2,18 @@
 
 mod common;
 
-use common::os_error;
+use common::dir::Dir;
+use common::{os_error, run};
 use futures_lite::future;
 use std::ffi::c_int;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wakewheel::io::{KeepAlive, SocketOptions};
 use wakewheel::{Async, Cores};
 
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
-
-/// Runs a test, which ends.
-fn run<T>(test: impl Future<Output = io::Result<T>>) -> T {
-    wakewheel::block_on(wakewheel::timeout(Duration::from_secs(30), test))
-        .expect("done within half a minute")
-        .expect("no errors")
-}
-
-/// A directory of a test's own, for its sockets.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(test: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("wakewheel-options-{test}-{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("a new directory");
-        Dir(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// An option as the kernel has it.
 fn option(socket: &impl AsFd, level: c_int, name: c_int) -> c_int {

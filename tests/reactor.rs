@@ -6,7 +6,7 @@ mod common;
 use common::proc::thread_names;
 use common::{
     PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, run, skip_if,
-    tcp_pair, within,
+    tcp_pair, turn_until, within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::cell::Cell;
@@ -23,16 +23,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 use wakewheel::reactor::{Backend, Reactor};
 use wakewheel::{Async, Cores, LocalExecutor, Timer, block_on, sleep};
-
-/// Turns `reactor` until `done`.
-fn turn_until(reactor: &Reactor, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "it does not happen");
-        reactor.turn(Some(left)).unwrap();
-    }
-}
 
 /// Is the reactor's descriptor readable, or does it become so within `patience`?
 fn is_readable(reactor: &Reactor, patience: Duration) -> bool {

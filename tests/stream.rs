@@ -1,5 +1,9 @@
 //! Streams, listeners and addresses of either kind. Whatever does not say so holds for TCP and for Unix sockets.
 
+mod common;
+
+use common::dir::Dir;
+use common::run;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future, stream};
 use proptest::{prop_assert_eq, prop_assume, proptest};
 use std::collections::HashSet;
@@ -7,48 +11,22 @@ use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream};
-use std::path::PathBuf;
 use std::pin::Pin;
-use std::time::Duration;
 use wakewheel::Async;
 use wakewheel::io::{Addr, Listener, Stream};
-
-/// Runs a test, which ends.
-fn run<T>(test: impl Future<Output = io::Result<T>>) -> T {
-    wakewheel::block_on(wakewheel::timeout(Duration::from_secs(30), test))
-        .expect("done within half a minute")
-        .expect("no errors")
-}
-
-/// A directory of a test's own, for its sockets.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(test: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("wakewheel-stream-{test}-{}", std::process::id()));
-        std::fs::create_dir(&dir).expect("a new directory");
-        Dir(dir)
-    }
-
-    fn addr(&self, name: &str) -> Addr {
-        addr(&format!("unix:{}", self.0.join(name).display()))
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn addr(text: &str) -> Addr {
     text.parse().expect(text)
 }
 
+fn unix_addr(dir: &Dir, name: &str) -> Addr {
+    addr(&format!("unix:{}", dir.path(name).display()))
+}
+
 /// Runs `test` with a listener of each kind.
 fn with_listeners<F: Future<Output = io::Result<()>>>(name: &str, test: impl Fn(Listener) -> F) {
     let dir = Dir::new(name);
-    for addr in [addr("127.0.0.1:0"), dir.addr("socket")] {
+    for addr in [addr("127.0.0.1:0"), unix_addr(&dir, "socket")] {
         run(test(Listener::bind(&addr).expect("an address to listen on")));
     }
 }
@@ -91,7 +69,7 @@ fn both_sides_agree_on_their_addresses() {
 #[test]
 fn a_unix_listener_has_the_address_that_it_was_given_and_a_tcp_one_a_real_port() {
     let dir = Dir::new("local");
-    let path = dir.addr("socket");
+    let path = unix_addr(&dir, "socket");
     assert_eq!(Listener::bind(&path).unwrap().local_addr().unwrap(), path);
     match Listener::bind(&addr("127.0.0.1:0")).unwrap().local_addr().unwrap() {
         Addr::Tcp(addr) => assert_ne!(addr.port(), 0),
@@ -328,14 +306,14 @@ fn errors_quote_the_address() {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let closed = client.local_addr().unwrap();
     for (addr, kind) in
-        [(Addr::from(closed), ErrorKind::ConnectionRefused), (dir.addr("nobody"), ErrorKind::NotFound)]
+        [(Addr::from(closed), ErrorKind::ConnectionRefused), (unix_addr(&dir, "nobody"), ErrorKind::NotFound)]
     {
         let e = wakewheel::block_on(Stream::connect(&addr)).unwrap_err();
         assert_eq!(e.kind(), kind);
         assert!(e.to_string().starts_with(&format!("cannot connect to {addr}: ")), "{e}");
     }
     let bind = |addr: &Addr| Listener::bind(addr).and_then(|listener| Ok((listener.local_addr()?, listener)));
-    for addr in [addr("127.0.0.1:0"), dir.addr("socket")] {
+    for addr in [addr("127.0.0.1:0"), unix_addr(&dir, "socket")] {
         let (addr, _listener) = bind(&addr).unwrap();
         let e = bind(&addr).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::AddrInUse);

@@ -44,6 +44,16 @@ pub fn main<Args>(
     }
 }
 
+/// An address to listen on. (The error of std's parser says only that it is none.)
+pub fn addr(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write 127.0.0.1:5000 or [::1]:5000; host names are not looked up")
+}
+
+/// How many cores.
+pub fn cores(text: &str) -> Result<usize, &'static str> {
+    text.parse().ok().filter(|&cores| cores > 0).ok_or("write how many cores, at least 1")
+}
+
 /// Ctrl-C and SIGTERM, which from now on do not kill the process.
 pub struct Signal(UnixStream);
 

@@ -18,7 +18,8 @@ use std::time::Duration;
 ///
 /// # Panics
 ///
-/// If `future` does; if there is no reactor yet and none can be made (no descriptors left).
+/// If `future` does; if it has to wait where there is no reactor yet and none can be made (no descriptors left, or a wrong
+/// `WAKEWHEEL_BACKEND`).
 ///
 /// # Examples
 ///

@@ -63,7 +63,8 @@ impl Cores {
         &self.cores
     }
 
-    /// Starts the task that `make` makes, on the next core in turn.
+    /// Starts the task that `make` makes, on the next core in turn. If that core has gone, the handle says that it was
+    /// cancelled.
     pub fn spawn<F>(&self, make: impl FnOnce() -> F + Send + 'static) -> JoinHandle<F::Output>
     where
         F: Future + 'static,
@@ -73,18 +74,19 @@ impl Cores {
         self.cores[next % self.cores.len()].spawn(make)
     }
 
-    /// What each core has done so far.
+    /// What each core has done so far, in order.
     pub fn stats(&self) -> Vec<Stats> {
         self.cores.iter().map(CoreHandle::stats).collect()
     }
 
-    /// Ends all cores. [`shutdown_requested`](crate::executor::shutdown_requested) becomes ready on each; tasks then have
-    /// `drain` to come to their end; those that are left are cancelled, each on its own core. Returns how many
-    /// those were.
+    /// Ends all cores, and waits for that: the calling thread is blocked.
+    /// [`shutdown_requested`](crate::executor::shutdown_requested) becomes ready on each; tasks then have `drain` to come
+    /// to their end; those that are left are cancelled, each on its own core. Returns how many those were.
     ///
     /// # Panics
     ///
-    /// If a core has panicked, as it did ([`Panics::StopCore`]).
+    /// If a core has panicked, as it did ([`Panics::StopCore`]); in a task of one of these cores, which cannot wait for its
+    /// own end. (Dropping the `Cores` there panics too.)
     pub fn shutdown(mut self, drain: Duration) -> usize {
         let threads = self.ask_to_end(drain);
         // All of them, before one's panic goes on: no thread is left behind.
@@ -159,7 +161,8 @@ impl CoresBuilder {
     }
 
     /// Keeps each thread on a processor of its own (the first on the first that the process may use, and so on, round
-    /// again if there are more threads), and makes sure that the system has done so.
+    /// again if there are more threads), and makes sure that the system has done so. On Linux, Android and FreeBSD;
+    /// elsewhere, [`build`](CoresBuilder::build) and [`run`](CoresBuilder::run) say `Unsupported`.
     pub fn pinned(mut self) -> CoresBuilder {
         self.pinned = true;
         self

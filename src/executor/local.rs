@@ -57,8 +57,9 @@ impl LocalExecutor {
     ///
     /// # Panics
     ///
-    /// If `future` does; if a task does and [`Panics::StopCore`](crate::executor::Panics::StopCore) is chosen; if the
-    /// selector fails, which means that somebody closed its descriptor.
+    /// If it runs already, further up on this thread; if `future` does; if a task does and
+    /// [`Panics::StopCore`](crate::executor::Panics::StopCore) is chosen; if the selector fails, which means that
+    /// somebody closed its descriptor.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.0.block_on(future)
     }
@@ -86,6 +87,8 @@ impl LocalExecutor {
 }
 
 impl Builder {
+    /// Makes the executor.
+    ///
     /// # Errors
     ///
     /// No descriptors left, a backend that this system does not have, or a wrong `WAKEWHEEL_BACKEND`.

@@ -102,7 +102,7 @@ pub fn current() -> CoreHandle {
     with_core("current", |core| CoreHandle(core.mailbox().clone()))
 }
 
-/// Lets the other tasks have a turn.
+/// Lets the other tasks have a turn, under any executor.
 pub async fn yield_now() {
     budget::yield_now().await;
 }
@@ -110,6 +110,10 @@ pub async fn yield_now() {
 /// Waits until the tasks of the current core are asked to end: by [`Cores::shutdown`], by [`request_shutdown`], or because
 /// another core of [`CoresBuilder::run`] panicked, or of [`try_run`](CoresBuilder::try_run) failed. For loops that accept:
 /// from then on, they should not. Once it is ready, it stays so.
+///
+/// # Cancel safety
+///
+/// Safe to drop at any time.
 ///
 /// # Panics
 ///
@@ -177,6 +181,10 @@ pub fn request_shutdown() {
 /// Waits until all tasks of the current core have ended, for at most `limit`. Returns how many are left.
 ///
 /// To be awaited in the future that the executor was started for; a task that waits for this waits for itself.
+///
+/// # Cancel safety
+///
+/// Safe to drop at any time. The tasks go on.
 ///
 /// # Panics
 ///

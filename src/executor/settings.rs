@@ -17,7 +17,8 @@ pub enum Panics {
     Abort,
 }
 
-/// Choices for an executor on one thread; [`CoresBuilder`](crate::executor::CoresBuilder) has the same for each core.
+/// Choices for an executor on one thread; [`CoresBuilder`](crate::executor::CoresBuilder) has the same for each core, except for
+/// the mock clock.
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(super) settings: Settings,
@@ -99,7 +100,8 @@ macro_rules! choices {
             }
 
             /// Measures every poll of a task, and calls `hook` with the time of those that took `threshold` or longer:
-            /// a task that blocks or computes keeps all others waiting. Costs two looks at the clock per poll.
+            /// a task that blocks or computes keeps all others waiting. Costs two looks at the clock per poll. `hook` runs on
+            /// the core, and should be quick itself.
             pub fn on_slow_poll(
                 mut self,
                 threshold: Duration,

@@ -35,7 +35,7 @@ pub(super) struct Counters {
     pub tasks_alive: Counter,
 }
 
-/// What a core has done so far, read at one moment. The numbers are each right, but not of exactly the same moment.
+/// What a core has done since it was made. Each number is right, but they need not be of exactly the same moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -53,11 +53,12 @@ pub struct Stats {
     pub wakes_local: u64,
     /// Tasks put into the run queue on behalf of other threads.
     pub wakes_remote: u64,
-    /// The longest poll of a task. Zero unless slow polls are watched.
+    /// The longest poll of a task. Zero unless slow polls are watched, by
+    /// [`on_slow_poll`](crate::executor::CoresBuilder::on_slow_poll).
     pub longest_poll: Duration,
-    /// Tasks that are not complete.
+    /// Tasks that are not complete now.
     pub tasks_alive: u64,
-    /// Descriptors that are registered.
+    /// Descriptors that are registered now.
     pub sources_alive: u64,
 }
 

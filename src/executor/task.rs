@@ -514,6 +514,7 @@ impl TaskPtr {
 impl<T> Future for Task<T> {
     type Output = Result<T, JoinError>;
 
+    /// Polled again after it gave the result, it says that the task was cancelled.
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         if self.is_finished() {

@@ -58,7 +58,7 @@ use std::task::{Context, Poll, ready};
 /// # Cancel safety
 ///
 /// All futures here wait first and then do the whole operation in one step. Dropping one before it is ready loses
-/// nothing.
+/// nothing. (One that is made of many operations, like `read_exact` or `write_all` of futures-lite, has done some of them.)
 ///
 /// # Examples
 ///

@@ -34,7 +34,7 @@ use std::task::{Context, Poll};
 /// # Cancel safety
 ///
 /// All futures here wait first and then do the whole operation in one step. Dropping one before it is ready loses
-/// nothing.
+/// nothing. (One that is made of many operations, like `read_exact` or `write_all`, has done some of them.)
 ///
 /// # Examples
 ///
@@ -412,6 +412,10 @@ impl Listener {
     }
 
     /// The connections, one after the other, for ever. Like calling [`accept`](Listener::accept) in a loop.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error where [`accept`](Listener::accept) would give one. The stream goes on after it.
     ///
     /// # Examples
     ///

@@ -17,7 +17,8 @@ impl Async<TcpListener> {
     ///
     /// # Errors
     ///
-    /// What the kernel says: `AddrInUse`, `PermissionDenied`, …
+    /// What the kernel says: `AddrInUse`, `PermissionDenied`, … The address is not in it, as in std;
+    /// [`SocketOptions::listen`] names it.
     ///
     /// # Examples
     ///
@@ -50,17 +51,23 @@ impl Async<TcpListener> {
     }
 
     /// The connections, one after the other, for ever. Like calling [`accept`](Async::<TcpListener>::accept) in a loop.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error where [`accept`](Async::<TcpListener>::accept) would give one. The stream goes on after it.
     pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<TcpStream>>> + Send + Sync + '_ {
         Incoming(Accept::new(self))
     }
 }
 
 impl Async<TcpStream> {
-    /// Connects to `addr`.
+    /// Connects to `addr`. That is no host name: to look one up (std's `ToSocketAddrs`) blocks, and is for a thread that
+    /// may.
     ///
     /// # Errors
     ///
-    /// `ConnectionRefused` and others, as the kernel says.
+    /// `ConnectionRefused` and others, as the kernel says. The address is not in it, as in std;
+    /// [`SocketOptions::connect`] names it.
     ///
     /// # Cancel safety
     ///

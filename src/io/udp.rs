@@ -11,7 +11,8 @@ impl Async<UdpSocket> {
     ///
     /// # Errors
     ///
-    /// What the kernel says: `AddrInUse`, `PermissionDenied`, …
+    /// What the kernel says: `AddrInUse`, `PermissionDenied`, … The address is not in it, as in std;
+    /// [`SocketOptions::bind_udp`](crate::io::SocketOptions::bind_udp) names it.
     ///
     /// # Examples
     ///
@@ -52,6 +53,10 @@ impl Async<UdpSocket> {
     /// # Errors
     ///
     /// Those of [`recv_from`](Async::<UdpSocket>::recv_from).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no datagram is lost.
     pub async fn peek_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.operation(Direction::Read, |socket| socket.peek_from(buf)).await
     }
@@ -75,6 +80,10 @@ impl Async<UdpSocket> {
     /// # Errors
     ///
     /// What the kernel says; also `ConnectionRefused`, for an earlier datagram.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no datagram is lost.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.operation(Direction::Read, |socket| socket.recv(buf)).await
     }
@@ -84,6 +93,10 @@ impl Async<UdpSocket> {
     /// # Errors
     ///
     /// Those of [`recv`](Async::<UdpSocket>::recv).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no datagram is lost.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.operation(Direction::Read, |socket| socket.peek(buf)).await
     }
@@ -93,6 +106,10 @@ impl Async<UdpSocket> {
     /// # Errors
     ///
     /// What the kernel says; also `ConnectionRefused`, for an earlier datagram.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: it was sent, or not.
     pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
         self.operation(Direction::Write, |socket| socket.send(buf)).await
     }

@@ -66,7 +66,11 @@ impl Async<UnixListener> {
         Accept::new(self).await
     }
 
-    /// The connections, one after the other, for ever.
+    /// The connections, one after the other, for ever. Like calling [`accept`](Async::<UnixListener>::accept) in a loop.
+    ///
+    /// # Errors
+    ///
+    /// An item is an error where [`accept`](Async::<UnixListener>::accept) would give one. The stream goes on after it.
     pub fn incoming(&self) -> impl Stream<Item = io::Result<Async<UnixStream>>> + Send + Sync + '_ {
         Incoming(Accept::new(self))
     }
@@ -227,6 +231,10 @@ impl Async<UnixDatagram> {
     /// # Errors
     ///
     /// What the kernel says.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no datagram is lost.
     pub async fn recv(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.operation(Direction::Read, |socket| socket.recv(buf)).await
     }
@@ -235,7 +243,11 @@ impl Async<UnixDatagram> {
     ///
     /// # Errors
     ///
-    /// What the kernel says.
+    /// What the kernel says: `NotConnected`, `ConnectionRefused` if the peer has gone, …
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: it was sent, or not.
     pub async fn send(&self, buf: &[u8]) -> io::Result<usize> {
         self.operation(Direction::Write, |socket| socket.send(buf)).await
     }

@@ -3,7 +3,7 @@
 //! lost shows as a deadlock.
 //!
 //! ```sh
-//! RUSTFLAGS="--cfg loom" cargo test --release --lib loom
+//! RUSTFLAGS="--cfg loom" cargo test --profile loom --lib loom
 //! ```
 
 use super::clock::Clock;

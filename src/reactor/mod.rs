@@ -162,6 +162,8 @@ impl Builder {
         self
     }
 
+    /// Makes the reactor.
+    ///
     /// # Errors
     ///
     /// No descriptors left, a backend that this system does not have, or a wrong `WAKEWHEEL_BACKEND`.

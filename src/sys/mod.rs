@@ -69,7 +69,8 @@ pub(crate) const NOTIFY_TOKEN: u64 = u64::MAX;
 
 /// The system call that a reactor waits in.
 ///
-/// The default is the system's own. `WAKEWHEEL_BACKEND=poll` in the environment makes poll(2) the default.
+/// The default is the system's own. `WAKEWHEEL_BACKEND=poll` in the environment makes poll(2) the default. As a string, to be
+/// parsed and printed, it is `epoll`, `kqueue` or `poll`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
@@ -85,16 +86,20 @@ impl Backend {
     /// The one that this system is best at.
     pub const NATIVE: Backend = native::BACKEND;
 
-    /// What `WAKEWHEEL_BACKEND` asks for, or else [`NATIVE`](Backend::NATIVE).
+    /// What `WAKEWHEEL_BACKEND` asks for (`epoll`, `kqueue` or `poll`). If it is empty or not set:
+    /// [`NATIVE`](Backend::NATIVE).
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the variable names a backend that does not exist here.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the variable names a backend that does not exist here, or is not
+    /// UTF-8.
     pub fn from_env() -> io::Result<Backend> {
-        match std::env::var("WAKEWHEEL_BACKEND") {
-            Err(_) => Ok(Backend::NATIVE),
-            Ok(name) if name.is_empty() => Ok(Backend::NATIVE),
-            Ok(name) => name
+        match std::env::var_os("WAKEWHEEL_BACKEND") {
+            None => Ok(Backend::NATIVE),
+            Some(name) if name.is_empty() => Ok(Backend::NATIVE),
+            // What is not UTF-8 is no backend, and is quoted.
+            Some(name) => name
+                .to_string_lossy()
                 .parse()
                 .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("WAKEWHEEL_BACKEND: {e}"))),
         }
@@ -115,6 +120,7 @@ impl std::fmt::Display for Backend {
     }
 }
 
+/// [`InvalidInput`](io::ErrorKind::InvalidInput) quotes a name that is none on this system, and says which ones are.
 impl std::str::FromStr for Backend {
     type Err = io::Error;
 

@@ -1,5 +1,5 @@
 //! What the reactor relies on, of each backend that there is here. A test that is named after a row shows one of
-//! the facts that the design rests on (`tests/kernel.rs` has the same rows for the whole crate).
+//! the facts of `docs/kernel.md` (`tests/kernel.rs` has the same rows for the whole crate).
 
 use super::*;
 use std::collections::HashMap;

@@ -78,7 +78,7 @@ impl Interval {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
 
-    /// Like [`tick`](Interval::tick).
+    /// Like [`tick`](Interval::tick), for one task at a time: the one that polls last is woken.
     pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         // A period so short that a tick is always due must not keep the task running.
         ready!(budget::is_left(cx));

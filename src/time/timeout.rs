@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 ///
 /// [`Elapsed`], when the time is up and `future` is not ready. It turns into an [`io::Error`] of kind
-/// [`TimedOut`](io::ErrorKind::TimedOut) by `?`.
+/// [`TimedOut`](io::ErrorKind::TimedOut) by `?`: so one `?` is for the limit, and one more for what `future` gives.
 ///
 /// # Cancel safety
 ///
@@ -31,6 +31,27 @@ use std::time::{Duration, Instant};
 /// assert_eq!(block_on(timeout(limit, async { 7 })), Ok(7));
 /// assert!(block_on(timeout(limit, std::future::pending::<()>())).is_err());
 /// ```
+///
+/// A connection that may be silent for so long:
+///
+/// ```
+/// use futures_lite::AsyncWriteExt;
+/// use std::{io, time::Duration};
+/// use wakewheel::{io::Stream, timeout};
+///
+/// const SILENCE_MAX: Duration = Duration::from_secs(30);
+///
+/// async fn echo(mut stream: Stream) -> io::Result<()> {
+///     loop {
+///         let chunk = timeout(SILENCE_MAX, stream.read_chunk()).await??;
+///         if chunk.is_empty() {
+///             return Ok(());
+///         }
+///         // A peer who does not read must not hold the task for ever either.
+///         timeout(SILENCE_MAX, stream.write_all(&chunk)).await??;
+///     }
+/// }
+/// ```
 pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
     Timeout { future, limit: Limit::For(limit) }
 }
@@ -40,6 +61,10 @@ pub fn timeout<F: Future>(limit: Duration, future: F) -> Timeout<F> {
 /// # Errors
 ///
 /// [`Elapsed`], when the time is up and `future` is not ready.
+///
+/// # Cancel safety
+///
+/// That of `future`, which is dropped with this one.
 pub fn timeout_at<F: Future>(deadline: Instant, future: F) -> Timeout<F> {
     Timeout { future, limit: Limit::Until(Timer::at(deadline)) }
 }

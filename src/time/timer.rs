@@ -20,6 +20,11 @@ use std::time::{Duration, Instant};
 ///
 /// Safe to drop at any time.
 ///
+/// # Panics
+///
+/// If it is polled where there is no reactor yet and none can be made: no descriptors left, or a wrong `WAKEWHEEL_BACKEND`.
+/// (On a core there always is one.)
+///
 /// # Examples
 ///
 /// ```
@@ -39,7 +44,7 @@ pub struct Timer {
     alarm: Option<Alarm>,
 }
 
-/// Waits until `duration` has passed.
+/// Waits until `duration` has passed, counted from this call.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -51,7 +56,7 @@ pub fn sleep(duration: Duration) -> Timer {
     Timer::after(duration)
 }
 
-/// Waits until `deadline`.
+/// Waits until `deadline`. Ready at once if that is past.
 pub fn sleep_until(deadline: Instant) -> Timer {
     Timer::at(deadline)
 }
@@ -64,7 +69,7 @@ impl Timer {
         Timer { when: None, period: Timer::ONCE, alarm: None }
     }
 
-    /// Fires once, when `duration` has passed; never, if that is beyond what an [`Instant`] can hold.
+    /// Fires once, when `duration` has passed from now; never, if that is beyond what an [`Instant`] can hold.
     pub fn after(duration: Duration) -> Timer {
         Timer { when: current::now().checked_add(duration), period: Timer::ONCE, alarm: None }
     }
@@ -75,7 +80,7 @@ impl Timer {
     }
 
     /// Fires every `period`, for the first time when one has passed. Ticks that were missed are made up for one after the
-    /// other; [`Interval`](crate::Interval) can do otherwise.
+    /// other; [`Interval`](crate::Interval) can do otherwise. With a period of zero, it is always time.
     pub fn interval(period: Duration) -> Timer {
         Timer { when: current::now().checked_add(period), period, alarm: None }
     }

@@ -1,6 +1,7 @@
 //! What the integration tests share. Keep it small.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod dir;
 pub mod proc;
 
 use std::future::Future;
@@ -11,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
-use wakewheel::reactor::Backend;
+use std::time::{Duration, Instant};
+use wakewheel::reactor::{Backend, Reactor};
 
 /// Long enough for the slowest machine: it only passes when a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,6 +88,17 @@ impl Wake for Wakes {
 /// Polls a future by hand.
 pub fn poll<F: Future + Unpin>(future: &mut F, waker: &Waker) -> Poll<F::Output> {
     Pin::new(future).poll(&mut Context::from_waker(waker))
+}
+
+/// Turns `reactor` until `done`.
+#[track_caller]
+pub fn turn_until(reactor: &Reactor, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        assert!(!left.is_zero(), "it does not happen");
+        reactor.turn(Some(left)).unwrap();
+    }
 }
 
 /// Runs `body`, a part of the test `name`, in a process in which nothing else happens.

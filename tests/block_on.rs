@@ -11,10 +11,12 @@ use futures_lite::{AsyncReadExt, AsyncWriteExt};
 #[cfg(target_os = "linux")]
 use proc::{descriptors, thread_names, threads};
 use std::cell::Cell;
-use std::future::{pending, poll_fn, ready};
+use std::future::{Future, pending, poll_fn, ready};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::panic::catch_unwind;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::task::{Poll, Waker};
@@ -254,6 +256,41 @@ fn two_blocked_threads_talk_over_a_socket() {
             drop(a);
         });
         thread.join().unwrap();
+    });
+}
+
+/// When one goes, another one that has parked drives, and does not take that for a wake of its future.
+#[test]
+fn a_future_is_not_polled_because_another_thread_goes() {
+    within_limit(|| {
+        // Waits for a byte. Returns how often it was polled.
+        let wait = |mut socket: Async<UnixStream>| {
+            let (pending, is_pending) = mpsc::channel();
+            let thread = thread::spawn(move || {
+                let mut polls = 0;
+                let mut buf = [0; 1];
+                let mut reading = socket.read_exact(&mut buf);
+                block_on(poll_fn(|cx| {
+                    polls += 1;
+                    let result = Pin::new(&mut reading).poll(cx);
+                    let _ = pending.send(());
+                    result
+                }))
+                .unwrap();
+                polls
+            });
+            is_pending.recv().unwrap();
+            thread
+        };
+        for _ in 0..scaled(2_000) {
+            let (first, to_first) = Async::<UnixStream>::pair().unwrap();
+            let (second, to_second) = Async::<UnixStream>::pair().unwrap();
+            let (first, second) = (wait(first), wait(second));
+            to_first.get_ref().write_all(b"x").unwrap();
+            assert_eq!(first.join().unwrap(), 2);
+            to_second.get_ref().write_all(b"x").unwrap();
+            assert_eq!(second.join().unwrap(), 2);
+        }
     });
 }
 

@@ -67,10 +67,10 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
         polls = 0;
         let own = current::with_own(|own| {
             let own = own.filter(|own| own.shared.is_of_this_process())?;
-            let mut turn = || own.turn(timeout).map(|turn| notices.0 |= turn.notified);
-            Some(parker.drive(&own.shared, timeout, || Some(turn())))
+            let turn = || own.turn(timeout).map(|turn| notices.0 |= turn.notified);
+            Some(parker.drive(&own.shared, timeout, turn))
         });
-        let result = own.unwrap_or_else(|| parker.drive_shared(call.wait(), timeout, waker));
+        let result = own.unwrap_or_else(|| parker.drive_shared(call.wait(), timeout));
         if let Err(e) = result {
             panic!("block_on cannot wait: {e}");
         }

@@ -223,7 +223,7 @@ fn run_future(parker: &Parker, mut poll: impl FnMut() -> bool, mut wait: impl Fn
 }
 
 /// Two threads leave work and wake a thread in `block_on`, which waits like this when there is none.
-fn parker_model(wait: fn(&Parker, &Arc<Shared>)) {
+fn parker_model(wait: fn(&Arc<Parker>, &Arc<Shared>)) {
     model(move || {
         let (parker, reactor, work) = (Parker::new(), scripted_reactor(), Arc::new(AtomicUsize::new(0)));
         let other = |waker: Waker| {
@@ -245,7 +245,7 @@ fn a_wake_ends_a_turn_or_forbids_it() {
         parker
             .drive(reactor, None, || {
                 turn(reactor);
-                Some(Ok(()))
+                Ok(())
             })
             .unwrap();
     });
@@ -253,7 +253,11 @@ fn a_wake_ends_a_turn_or_forbids_it() {
 
 #[test]
 fn a_wake_ends_a_park_or_forbids_it() {
-    parker_model(|parker, reactor| parker.drive(reactor, None, || None).unwrap());
+    parker_model(|parker, reactor| {
+        let room = Room::without_helper(reactor.clone());
+        let _taken = room.seat.take();
+        parker.drive_shared(&room.seat, None).unwrap();
+    });
 }
 
 // ----------------------------------------------------------------------------------------------------- the seat
@@ -311,7 +315,7 @@ fn block_on(room: &Room, mut poll: impl FnMut(&Waker) -> bool) {
     let parker = Parker::new();
     let waker = Waker::from(parker.clone());
     room.seat.come();
-    run_future(&parker, || poll(&waker), || parker.drive_shared(&room.seat, None, &waker).unwrap());
+    run_future(&parker, || poll(&waker), || parker.drive_shared(&room.seat, None).unwrap());
     room.seat.go();
 }
 
@@ -322,6 +326,7 @@ struct Event(Mutex<(bool, Option<Waker>)>);
 impl Event {
     fn poll(&self, waker: &Waker) -> bool {
         let mut event = self.0.lock().unwrap();
+        assert!(event.0 || event.1.is_none(), "polled, though nobody has woken it");
         event.1 = Some(waker.clone());
         event.0
     }

@@ -1,12 +1,12 @@
 //! How a thread in `block_on` waits and is woken.
 
-use crate::reactor::seat::Seat;
+use crate::reactor::seat::{Parks, Seat};
 use crate::reactor::{Shared, registry};
 use crate::sync::Thread;
 use crate::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::io;
 use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::Wake;
 use std::time::Duration;
 
 /// The thread itself changes its state only from one that it knows to be there, and a wake swaps in [`NOTIFIED`]: so
@@ -21,10 +21,12 @@ pub(super) struct Parker {
 const RUNNING: u8 = 0;
 /// In a turn of a reactor.
 const DRIVING: u8 = 1;
-/// Waiting for somebody else, who drives.
-const PARKED: u8 = 2;
+/// On the way to the seat of the shared reactor.
+const COMING: u8 = 2;
+/// Waiting for the seat, while somebody else drives.
+const PARKED: u8 = 3;
 /// The future is to be polled.
-const NOTIFIED: u8 = 3;
+const NOTIFIED: u8 = 4;
 
 impl Parker {
     /// For the current thread.
@@ -57,41 +59,63 @@ impl Parker {
         notified
     }
 
-    /// Calls `turn`, which waits in `reactor`, such that a wake ends the wait. If `turn` says that another thread
-    /// drives, parks instead (unless `timeout` says not to wait).
+    /// Calls `turn`, which waits in `reactor`, such that a wake ends the wait.
     pub fn drive(
         &self,
         reactor: &Arc<Shared>,
         timeout: Option<Duration>,
-        turn: impl FnOnce() -> Option<io::Result<()>>,
+        turn: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         self.reactor.store(reactor.id, Ordering::Relaxed);
         if timeout.is_none() && !self.pass(RUNNING, DRIVING) {
             return Ok(());
         }
-        if let Some(result) = turn() {
+        let result = turn();
+        self.pass(DRIVING, RUNNING);
+        result
+    }
+
+    /// The same with the shared reactor: in its seat, or parked until that is free (unless `timeout` says not to wait).
+    pub fn drive_shared(self: &Arc<Self>, seat: &Seat, timeout: Option<Duration>) -> io::Result<()> {
+        self.reactor.store(seat.shared.id, Ordering::Relaxed);
+        if timeout.is_none() && !self.pass(RUNNING, COMING) {
+            return Ok(());
+        }
+        if let Some(result) = seat.try_turn(self, timeout) {
             self.pass(DRIVING, RUNNING);
             return result;
         }
-        if timeout.is_none() && self.pass(DRIVING, PARKED) {
+        if timeout.is_none() && self.pass(COMING, PARKED) {
             while self.state.load(Ordering::Acquire) == PARKED {
                 self.thread.park();
             }
         }
+        seat.give_up(self);
         Ok(())
-    }
-
-    /// The same with the shared reactor: in its seat, or parked until the seat is free. `waker` is this parker's.
-    pub fn drive_shared(&self, seat: &Seat, timeout: Option<Duration>, waker: &Waker) -> io::Result<()> {
-        let is_woken = || self.state.load(Ordering::Acquire) == NOTIFIED;
-        let result = self.drive(&seat.shared, timeout, || seat.try_turn(waker, timeout, is_woken));
-        seat.unpark(waker);
-        result
     }
 
     /// From one state to the next, unless it was notified.
     fn pass(&self, from: u8, to: u8) -> bool {
         self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Parks for Parker {
+    fn sit(&self) -> bool {
+        // The seat may have been offered on the way.
+        self.pass(COMING, DRIVING) || self.pass(RUNNING, DRIVING)
+    }
+
+    fn unpark(&self) {
+        let mut state = self.state.load(Ordering::Acquire);
+        // In any other state it is not waiting for this, and comes again or goes.
+        while state == COMING || state == PARKED {
+            match self.state.compare_exchange(state, RUNNING, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(PARKED) => return self.thread.unpark(),
+                Ok(_) => return,
+                Err(now) => state = now,
+            }
+        }
     }
 }
 

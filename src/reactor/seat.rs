@@ -1,20 +1,19 @@
 //! The one **seat** of the shared reactor: whoever sits in it drives.
 //!
-//! Threads in `block_on` come to it whenever their future is pending. One that finds it taken leaves its waker and
-//! parks; the one in the seat wakes it for its events, and wakes one of those who park when it goes for good. What it
+//! Threads in `block_on` come to it whenever their future is pending. One that finds it taken says so and parks; the one
+//! in the seat wakes its future for its events, and lets one of those who park have the seat when it goes for good. What it
 //! does not do is to get up for others each time that it polls its own future: they would only be woken in vain. So that a
 //! poll which takes long does not hold them up, a helper thread watches (see [`fallback`](super::fallback)).
 //!
 //! Nothing here knows threads or processes, so the models run it as it is.
 
 use super::shared::{Scratch, Shared};
-use super::wake_all;
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
 use std::cell::Cell;
 use std::io;
+use std::ptr;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 pub(crate) struct Seat {
@@ -27,8 +26,8 @@ pub(crate) struct Seat {
     turns: AtomicUsize,
     /// Threads in `block_on`.
     blocked: AtomicUsize,
-    /// Wakers of those among them that found the seat taken.
-    parked: Mutex<Vec<Waker>>,
+    /// Those among them that found the seat taken.
+    parked: Mutex<Vec<Arc<dyn Parks>>>,
     has_helper: AtomicBool,
     /// Starts a thread that does nothing but [`help`](Seat::help).
     start_helper: Box<dyn Fn() -> io::Result<()> + Send + Sync>,
@@ -38,6 +37,15 @@ pub(crate) struct Seat {
     wanted: AtomicBool,
     called: Mutex<bool>,
     call: Condvar,
+}
+
+/// A thread in `block_on`.
+pub(crate) trait Parks: Send + Sync {
+    /// It has the seat. Returns whether it may wait: not if its future is to be polled.
+    fn sit(&self) -> bool;
+
+    /// It may have the seat, if it parks. Its future has not been woken by this.
+    fn unpark(&self);
 }
 
 /// Nobody waits in the kernel: the seat is free, or somebody is about to leave it or has just come.
@@ -85,27 +93,23 @@ impl Seat {
     }
 
     /// Takes the seat and waits until something has happened (at most for `timeout`). `None`: the seat is taken, and
-    /// `waker` will be woken when it is free.
-    ///
-    /// `is_woken`: has the thread been woken since it said that it would be here? While it had no seat, that may have ended
-    /// the turn of the one who had it: then this turn must not wait.
-    pub fn try_turn(
+    /// `thread` will be unparked when it is free, unless it [gives that up](Seat::give_up).
+    pub fn try_turn<P: Parks + 'static>(
         &self,
-        waker: &Waker,
+        thread: &Arc<P>,
         timeout: Option<Duration>,
-        is_woken: impl Fn() -> bool,
     ) -> Option<io::Result<()>> {
         let turn = |mut place: TryMutexGuard<'_, Scratch>| {
-            let timeout = if is_woken() { Some(Duration::ZERO) } else { timeout };
+            let timeout = if thread.sit() { timeout } else { Some(Duration::ZERO) };
             self.turn(&mut place, timeout)
         };
         if let Some(place) = self.place.try_lock() {
             return Some(turn(place));
         }
         // First on the list, then one more try: whoever leaves the seat after that sees the list.
-        lock(&self.parked).push(waker.clone());
+        lock(&self.parked).push(thread.clone());
         if let Some(place) = self.place.try_lock() {
-            self.unpark(waker);
+            self.give_up(thread);
             return Some(turn(place));
         }
         if self.helper_drives.load(Ordering::Acquire) {
@@ -118,13 +122,9 @@ impl Seat {
         None
     }
 
-    /// `waker`'s thread does not park any more.
-    pub fn unpark(&self, waker: &Waker) {
-        let mut removed = Vec::new();
-        let mut parked = lock(&self.parked);
-        while let Some(i) = parked.iter().position(|other| other.will_wake(waker)) {
-            removed.push(parked.swap_remove(i));
-        }
+    /// `thread` does not park any more.
+    pub fn give_up<P: Parks>(&self, thread: &Arc<P>) {
+        lock(&self.parked).retain(|other| !ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(thread)));
     }
 
     fn turn(&self, place: &mut Scratch, timeout: Option<Duration>) -> io::Result<()> {
@@ -141,7 +141,9 @@ impl Seat {
     /// The seat is free: one of those who park may have it.
     fn pass_on(&self) {
         let next = lock(&self.parked).pop();
-        wake_all(&mut next.into_iter().collect());
+        if let Some(thread) = next {
+            thread.unpark();
+        }
     }
 
     // ------------------------------------------------------------------------------------------- the helper
@@ -237,9 +239,13 @@ impl Seat {
     }
 }
 
-/// For the models, whose threads have to come to an end.
+/// For the models.
 #[cfg(all(test, loom))]
 impl Seat {
+    pub fn take(&self) -> TryMutexGuard<'_, Scratch> {
+        self.place.lock()
+    }
+
     /// Makes the helper come back from [`help`](Seat::help), now or from the next time.
     pub fn end_help(&self) {
         self.wanted.swap(true, Ordering::AcqRel);

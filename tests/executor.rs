@@ -301,7 +301,7 @@ fn an_executor_runs_again_after_its_future_has_panicked() {
 // -------------------------------------------------------------------------------- where a task is dropped
 
 /// A future that leaves `guard` when it is dropped, for `then` or for ever.
-async fn holding(guard: DropGuard, then: impl Future<Output = ()>) {
+async fn holding<G>(guard: G, then: impl Future<Output = ()>) {
     let _guard = guard;
     then.await;
 }
@@ -763,6 +763,28 @@ fn a_future_may_cancel_others_when_it_is_dropped() {
         assert_eq!(drops.count(), 101);
         assert_eq!(current().stats().tasks_alive, 0);
     });
+}
+
+#[test]
+fn an_executor_goes_with_a_thread_local() {
+    const NAME: &str = "an_executor_goes_with_a_thread_local";
+    if !is_child(NAME) {
+        return succeeds_in_child(NAME, &[]);
+    }
+    thread_local! {
+        static EXECUTOR: LocalExecutor = executor();
+    }
+    let drops = Drops::default();
+    let guard = drops.guard();
+    let thread = thread::spawn(move || {
+        EXECUTOR.with(|executor| {
+            executor.spawn(holding((guard, Timer::after(LIMIT)), pending())).detach();
+            executor.block_on(yield_now());
+        });
+        thread::current().id()
+    });
+    let id = thread.join().unwrap();
+    assert_eq!(drops.threads(), [id]);
 }
 
 #[test]

@@ -25,15 +25,20 @@ impl<F: FnMut()> Drop for Restore<F> {
     }
 }
 
+/// No thread-local any more, while the thread ends: then nothing was entered, and nothing can be.
+fn replace_entered(entered: Option<Arc<Shared>>) -> Option<Arc<Shared>> {
+    ENTERED.try_with(|place| place.replace(entered)).ok().flatten()
+}
+
 /// Runs `f` with `local` as this thread's own reactor.
 pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
     let own = OWN.replace(local);
-    let entered = ENTERED.take();
+    let entered = replace_entered(None);
     let mut old = Some((own, entered));
     let _restore = Restore(move || {
         if let Some((own, entered)) = old.take() {
             OWN.set(own);
-            ENTERED.replace(entered);
+            replace_entered(entered);
         }
     });
     f()
@@ -42,12 +47,12 @@ pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
 /// Runs `f` with `shared` as the reactor where this thread registers sources and timers.
 pub(crate) fn enter_shared<R>(shared: &Arc<Shared>, f: impl FnOnce() -> R) -> R {
     let own = OWN.replace(std::ptr::null());
-    let entered = ENTERED.replace(Some(shared.clone()));
+    let entered = replace_entered(Some(shared.clone()));
     let mut old = Some((own, entered));
     let _restore = Restore(move || {
         if let Some((own, entered)) = old.take() {
             OWN.set(own);
-            ENTERED.replace(entered);
+            replace_entered(entered);
         }
     });
     f()

@@ -18,14 +18,13 @@
 use super::core::{self, Core};
 use super::join::JoinError;
 use super::refs::Refs;
-use crate::reactor::budget;
+use crate::reactor::{budget, contain};
 use std::alloc::{Layout, dealloc};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -138,7 +137,7 @@ impl<F: Future> Body<F> {
         // SAFETY: the caller's promise. The place is empty when it is written.
         unsafe {
             if mem::needs_drop::<F>() {
-                let _ = catch_unwind(AssertUnwindSafe(|| Self::clear(task)));
+                contain(|| Self::clear(task));
             }
             ptr::write(Self::stage(task), Stage::Done(result));
         }
@@ -279,9 +278,8 @@ impl TaskPtr {
         // SAFETY: the task is not complete, so its core is there, and this is its thread.
         let core = unsafe { self.header().core.as_ref() };
         self.set(RUNNING);
-        // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage. Destructors are the user's:
-        // a panic in one has been reported by the hook and concerns nobody else.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+        // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage.
+        contain(|| unsafe { (self.header().vtable.clear)(self.0) });
         self.set(EMPTY);
         self.complete(core);
     }
@@ -299,14 +297,13 @@ impl TaskPtr {
         self.unset(RUNNING);
         self.release();
         if let Some(awaiter) = awaiter {
-            // It may be anybody's waker; one that panics has been reported by the hook.
-            let _ = catch_unwind(AssertUnwindSafe(|| awaiter.wake()));
+            contain(|| awaiter.wake());
         }
     }
 
     fn clear_output(self) {
         // SAFETY: this is the core's thread; the task is complete and not running, and nobody will want the output.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+        contain(|| unsafe { (self.header().vtable.clear)(self.0) });
     }
 
     /// An owner on the core's thread has gone: if it was the last one, so does the core's share.

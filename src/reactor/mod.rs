@@ -225,5 +225,16 @@ pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
         return;
     }
     let mut rest = wakers.drain(..);
-    while catch_unwind(AssertUnwindSafe(|| rest.by_ref().for_each(Waker::wake))).is_err() {}
+    while !contain(|| rest.by_ref().for_each(Waker::wake)) {}
+}
+
+/// Runs what is the user's: a waker, a destructor, a hook. If it panics, the panic hook has reported it, and that was
+/// all: nothing unwinds out of this, which matters where things are half done. `false`: it has panicked.
+pub(crate) fn contain(f: impl FnOnce()) -> bool {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else { return true };
+    // What it panicked with has a destructor, too. If that panics, enough is enough: what that one panicked with stays.
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(payload);
+    }
+    false
 }

@@ -766,6 +766,22 @@ fn a_future_may_cancel_others_when_it_is_dropped() {
 }
 
 #[test]
+fn an_executor_may_belong_to_its_own_tasks() {
+    within_limit(|| {
+        let drops = Drops::default();
+        let owned = Rc::new(executor());
+        let owner = owned.clone();
+        let inner = owned.spawn(holding(owner, pending::<()>()));
+        let outer = owned.spawn(holding((drops.guard(), inner), pending::<()>()));
+        owned.spawn(holding(drops.guard(), pending::<()>())).detach();
+        drop(owned);
+        // The one drops the other, which drops the executor, with all of them in it.
+        drop(outer);
+        assert_eq!(drops.count(), 2);
+    });
+}
+
+#[test]
 fn an_executor_goes_with_a_thread_local() {
     const NAME: &str = "an_executor_goes_with_a_thread_local";
     if !is_child(NAME) {

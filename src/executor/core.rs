@@ -500,7 +500,7 @@ impl Drop for Core {
         this.enter(|| {
             // Dropping a future may spawn another (which is cancelled at once), cancel others, and wake anything.
             while let Some(task) = this.tasks.first() {
-                task.cancel();
+                task.end(this);
             }
             let letters = this.mailbox.inbox().take();
             for letter in letters.into_iter().flatten() {

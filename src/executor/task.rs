@@ -275,13 +275,27 @@ impl TaskPtr {
             self.set(CANCELLED);
             return;
         }
-        // SAFETY: the task is not complete, so its core is there, and this is its thread.
-        let core = unsafe { self.header().core.as_ref() };
         self.set(RUNNING);
         // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage.
         contain(|| unsafe { (self.header().vtable.clear)(self.0) });
         self.set(EMPTY);
-        self.complete(core);
+        if self.has(COMPLETE) {
+            // The future owned the executor, which has gone with it, and has seen to its part.
+            return self.finish_up();
+        }
+        // SAFETY: the task is not complete, so its core is there, and this is its thread.
+        self.complete(unsafe { self.header().core.as_ref() });
+    }
+
+    /// [`cancel`](TaskPtr::cancel), by the core, which goes. A task that is being cancelled already, further up on this
+    /// stack, is one whose future owned the core: it is complete as far as that is concerned.
+    pub fn end(self, core: &Core) {
+        if self.has(RUNNING) {
+            self.set(COMPLETE);
+            core.forget(self);
+        } else {
+            self.cancel();
+        }
     }
 
     /// The future of this task, which is RUNNING, has gone: the list gives it up, and whoever waits for the result may
@@ -290,6 +304,11 @@ impl TaskPtr {
         self.set(COMPLETE);
         // This may wake whoever waits for the last task, who may drop the handle: so it comes first.
         core.forget(self);
+        self.finish_up();
+    }
+
+    /// The rest of it, for which the core need not be there.
+    fn finish_up(self) {
         if !self.has(HANDLE) {
             self.clear_output();
         }

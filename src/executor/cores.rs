@@ -102,9 +102,13 @@ impl Cores {
 
 impl Drop for Cores {
     fn drop(&mut self) {
+        let here = thread::current().id();
         for thread in self.ask_to_end(Duration::ZERO) {
-            // What it panicked with has been reported by the hook.
-            let _ = thread.join();
+            // A task of theirs may drop them: its own core ends when it returns, and cannot be waited for here.
+            if thread.thread().id() != here {
+                // What it panicked with has been reported by the hook.
+                let _ = thread.join();
+            }
         }
     }
 }

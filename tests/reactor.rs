@@ -396,6 +396,26 @@ fn news_from_other_threads_make_the_descriptor_readable() {
     drop(other.join().unwrap());
 }
 
+#[test]
+fn news_make_the_descriptor_readable_after_a_block_on_has_driven_the_reactor() {
+    if skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing") {
+        return;
+    }
+    let reactor = Reactor::new().unwrap();
+    for _ in 0..2 {
+        reactor.enter(|| block_on(sleep(Duration::from_millis(1))));
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+        reactor.enter(|| block_on(sleep(Duration::from_millis(1))));
+        // What ended its waits is no longer news.
+        while is_readable(&reactor, Duration::ZERO) {
+            reactor.enter(|| block_on(sleep(Duration::from_millis(1))));
+        }
+        reactor.handle().notify();
+        assert!(is_readable(&reactor, Duration::ZERO), "a notification");
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+    }
+}
+
 // -------------------------------------------------------------------------------------------- block_on
 
 /// Sockets, timers, a connection: what one thread can do alone.

@@ -84,6 +84,16 @@ impl Reactor {
     /// Runs `f` with this reactor as the current one of the thread: the sources and timers that `f` makes, or polls for
     /// the first time, belong to it.
     pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        /// From then on it counts as asleep: whoever has news for it makes its descriptor readable.
+        struct Rest<'a>(&'a Shared);
+        impl Drop for Rest<'_> {
+            fn drop(&mut self) {
+                if !self.0.park.try_sleep() {
+                    self.0.poller.notify();
+                }
+            }
+        }
+        let _rest = Rest(&self.0.shared);
         current::enter_own(&self.0, f)
     }
 
@@ -100,12 +110,7 @@ impl Reactor {
             // This turn is the answer to all notifications so far. (One that may wait sees to that itself.)
             self.0.shared.park.wake();
         }
-        let result = self.enter(|| self.0.turn(timeout));
-        // Between turns it counts as asleep: whoever has news for it makes its descriptor readable.
-        if !self.0.shared.park.try_sleep() {
-            self.0.shared.poller.notify();
-        }
-        result
+        self.enter(|| self.0.turn(timeout))
     }
 
     /// When the next turn is due on account of a timer. `None`: no timer is set.
@@ -166,7 +171,7 @@ impl Builder {
     /// No descriptors left, a backend that this system does not have, or a wrong `WAKEWHEEL_BACKEND`.
     pub fn build(self) -> io::Result<Reactor> {
         let local = self.build_local()?;
-        // See `turn`: it rests asleep.
+        // See `enter`: it rests asleep.
         let _ = local.shared.park.try_sleep();
         Ok(Reactor(local))
     }

@@ -201,8 +201,12 @@ impl Shared {
         Ok(key)
     }
 
-    /// Moves a timer that [`set_timer`](Shared::set_timer) set. `false`: it has fired.
+    /// Moves a timer that [`set_timer`](Shared::set_timer) set. `false`: it has fired, or is a parent process's.
     pub fn reset_timer(&self, key: Key, deadline: u64) -> bool {
+        if !self.is_of_this_process() {
+            // The parent may have forked while another of its threads held the lock.
+            return false;
+        }
         let mut timers = lock(&self.timers);
         let pending = timers.wheel.reset(key, deadline);
         self.timers_changed(timers);
@@ -210,8 +214,11 @@ impl Shared {
     }
 
     pub fn cancel_timer(&self, key: Key) {
-        let waker = lock(&self.timers).wheel.cancel(key);
-        drop(waker);
+        // As above.
+        if self.is_of_this_process() {
+            let waker = lock(&self.timers).wheel.cancel(key);
+            drop(waker);
+        }
     }
 
     /// `waker` is the one to wake from now on. `false`: the timer has fired.

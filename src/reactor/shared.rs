@@ -4,7 +4,7 @@ use super::clock::{self, Clock};
 use super::park::Park;
 use super::source::Source;
 use super::wheel::{Key, Wheel};
-use super::{fallback, registry, wake_all};
+use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::error::explained;
@@ -267,7 +267,16 @@ impl Shared {
         }
     }
 
-    fn read_mail(&self, own: &RefCell<Wheel<Waker>>) {
+    /// Does what other threads want done to timers in the wheel of this thread, which is `own`.
+    #[inline]
+    pub fn read_mail(&self, own: &RefCell<Wheel<Waker>>) {
+        if self.has_mail.load(Ordering::Acquire) {
+            self.read_letters(own);
+        }
+    }
+
+    #[cold]
+    fn read_letters(&self, own: &RefCell<Wheel<Waker>>) {
         let mut letters = match lock(&self.mail).as_mut() {
             Some(mail) => {
                 self.has_mail.store(false, Ordering::Relaxed);
@@ -275,20 +284,21 @@ impl Shared {
             }
             None => return,
         };
+        let mut cancelled = Vec::new();
         for letter in letters.drain(..) {
+            let mut own = own.borrow_mut();
             match letter {
-                Mail::Cancel(key) => {
-                    let waker = own.borrow_mut().cancel(key);
-                    drop(waker);
-                }
-                Mail::Reset(key, deadline) => {
-                    own.borrow_mut().reset(key, deadline);
-                }
+                Mail::Cancel(key) => cancelled.extend(own.cancel(key)),
+                Mail::Reset(key, deadline) => drop(own.reset(key, deadline)),
             }
         }
         // The room for the next ones.
         if let Some(mail) = lock(&self.mail).as_mut().filter(|mail| mail.is_empty()) {
             *mail = letters;
+        }
+        // Last, because a waker that is dropped may do anything: set these timers anew, or panic.
+        for waker in cancelled {
+            contain(|| drop(waker));
         }
     }
 
@@ -359,7 +369,7 @@ impl Shared {
 
     /// `timeout`, or the time until the next deadline if that is less.
     fn limit(&self, own: Option<&RefCell<Wheel<Waker>>>, timeout: Option<Duration>) -> Option<Duration> {
-        if let Some(own) = own.filter(|_| self.has_mail.load(Ordering::Acquire)) {
+        if let Some(own) = own {
             self.read_mail(own);
         }
         let until_deadline = self.next_deadline(own).map(|deadline| {
@@ -392,7 +402,7 @@ impl Shared {
 
     /// Moves the wakers of all timers that are due to `wakers`.
     fn fire(&self, own: Option<&RefCell<Wheel<Waker>>>, wakers: &mut Vec<Waker>, cached: &Cell<Option<u64>>) {
-        if let Some(own) = own.filter(|_| self.has_mail.load(Ordering::Acquire)) {
+        if let Some(own) = own {
             self.read_mail(own);
         }
         let due = self.timers_due.load(Ordering::Acquire);

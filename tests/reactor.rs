@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-use wakewheel::reactor::{Backend, Reactor};
+use wakewheel::reactor::{Backend, Handle, Reactor};
 use wakewheel::{Async, Cores, LocalExecutor, Timer, block_on, sleep};
 
 /// Turns `reactor` until `done`.
@@ -318,6 +318,35 @@ fn a_task_in_another_thread_is_moved_when_its_reactor_is_dropped_under_it() {
 }
 
 // ------------------------------------------------------------------------------------------ as a guest
+
+#[test]
+fn who_registers_with_a_reactor_while_it_is_dropped_gets_another() {
+    const DROPPED: usize = 1 << 30;
+    let (handles, next) = mpsc::channel::<(Handle, Arc<AtomicUsize>)>();
+    let registers = thread::spawn(move || {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        for (handle, state) in next {
+            handle.enter(|| {
+                while state.fetch_add(1, Ordering::SeqCst) < DROPPED {
+                    drop(Async::new(&socket).unwrap());
+                }
+            });
+        }
+    });
+    for i in 0..1000 {
+        let (reactor, state) = (Reactor::new().unwrap(), Arc::new(AtomicUsize::new(0)));
+        if handles.send((reactor.handle(), state.clone())).is_err() {
+            break;
+        }
+        // The other thread is busy with it, a little further on each time.
+        while state.load(Ordering::SeqCst) < 3 && !registers.is_finished() {}
+        (0..i % 100 * 10).for_each(|_| std::hint::spin_loop());
+        drop(reactor);
+        state.fetch_add(DROPPED, Ordering::SeqCst);
+    }
+    drop(handles);
+    registers.join().unwrap();
+}
 
 #[test]
 fn a_reactor_sits_in_a_loop_of_poll_by_its_descriptor() {

@@ -68,10 +68,17 @@ pub(crate) fn with_own<R>(f: impl FnOnce(Option<&Local>) -> R) -> R {
 }
 
 /// The reactor where this thread registers sources.
-pub(crate) fn with_reactor<R>(f: impl FnOnce(&Arc<Shared>) -> io::Result<R>) -> io::Result<R> {
+pub(crate) fn with_reactor<R>(mut f: impl FnMut(&Arc<Shared>) -> io::Result<R>) -> io::Result<R> {
     with_own(|own| match own {
         Some(local) if local.shared.is_of_this_process() => f(&local.shared),
-        _ => f(&entered_or_fallback()?),
+        _ => loop {
+            let reactor = entered_or_fallback()?;
+            match f(&reactor) {
+                // Stopped just now: the next one found is another.
+                Err(_) if !reactor.is_alive() => {}
+                result => return result,
+            }
+        },
     })
 }
 

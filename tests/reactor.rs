@@ -649,6 +649,37 @@ fn block_on_can_be_nested() {
 }
 
 #[test]
+fn a_waker_may_be_in_block_on_whoever_drives_the_reactor_that_wakes_it() {
+    struct Blocks(AtomicUsize);
+    impl Wake for Blocks {
+        fn wake(self: Arc<Self>) {
+            run(some_work());
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    const NAME: &str = "a_waker_may_be_in_block_on_whoever_drives_the_reactor_that_wakes_it";
+    in_a_process_of_its_own(NAME, || {
+        let blocks = Arc::new(Blocks(AtomicUsize::new(0)));
+        let waker = Waker::from(blocks.clone());
+        let mut timers = [5, 5, 6, 40].map(|ms| Timer::after(Duration::from_millis(ms)));
+        run(async {
+            for timer in &mut timers[..3] {
+                assert!(poll(timer, &waker).is_pending());
+            }
+            sleep(Duration::from_millis(10)).await;
+            Ok(())
+        });
+        // This one is for the helper.
+        assert!(poll(&mut timers[3], &waker).is_pending());
+        let give_up = Instant::now() + PATIENCE;
+        while blocks.0.load(Ordering::SeqCst) < 4 {
+            assert!(Instant::now() < give_up, "it does not happen");
+            thread::yield_now();
+        }
+    });
+}
+
+#[test]
 fn the_future_of_a_nested_block_on_is_woken_as_itself() {
     in_a_process_of_its_own("the_future_of_a_nested_block_on_is_woken_as_itself", || {
         let (outer_polls, token) = (Cell::new(0), Arc::new(Tokens::default()));

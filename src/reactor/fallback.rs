@@ -79,6 +79,8 @@ pub(crate) fn shared() -> io::Result<Arc<Shared>> {
 thread_local! {
     /// The waker (its data) of the innermost `block_on` of this thread, if that drives the shared reactor.
     static COMES: Cell<*const ()> = const { Cell::new(ptr::null()) };
+    /// The shared reactor that this thread turns at the moment.
+    static TURNS: Cell<*const Fallback> = const { Cell::new(ptr::null()) };
 }
 
 /// `waker` has been left with the shared reactor: somebody has to turn it.
@@ -172,18 +174,22 @@ impl Fallback {
         timeout: Option<Duration>,
         is_woken: impl Fn() -> bool,
     ) -> Option<io::Result<()>> {
-        let turn = |mut seat: MutexGuard<'_, Scratch>| {
+        let turn = |seat: &mut Scratch| {
             let timeout = if is_woken() { Some(Duration::ZERO) } else { timeout };
-            self.turn(&mut seat, timeout)
+            self.turn(seat, timeout)
         };
-        if let Some(seat) = self.try_seat() {
-            return Some(turn(seat));
+        if ptr::eq(TURNS.get(), self) {
+            // It is in the seat already, and calls a waker that is in block_on: nobody else could drive.
+            return Some(turn(&mut Scratch::default()));
+        }
+        if let Some(mut seat) = self.try_seat() {
+            return Some(turn(&mut seat));
         }
         // First on the list, then one more try: whoever leaves the seat after that sees the list.
         lock(&self.parked).push(waker.clone());
-        if let Some(seat) = self.try_seat() {
+        if let Some(mut seat) = self.try_seat() {
             self.unpark(waker);
-            return Some(turn(seat));
+            return Some(turn(&mut seat));
         }
         if self.helper_drives.load(Ordering::Acquire) {
             self.wanted.store(true, Ordering::Release);
@@ -216,7 +222,9 @@ impl Fallback {
         self.turns.fetch_add(1, Ordering::Relaxed);
         // Sequentially consistent against `helper_sleeps`: either the helper sees that nobody waits, or it is called.
         self.waiting.store(true, Ordering::SeqCst);
+        let outer = TURNS.replace(self);
         let result = self.shared.turn(None, seat, timeout, &Cell::new(None));
+        TURNS.set(outer);
         self.waiting.store(false, Ordering::SeqCst);
         if self.helper_sleeps.load(Ordering::SeqCst) {
             self.call_helper();

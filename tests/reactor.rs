@@ -333,13 +333,15 @@ fn who_registers_with_a_reactor_while_it_is_dropped_gets_another() {
             });
         }
     });
-    for i in 0..1000 {
+    for i in 0..200 {
         let (reactor, state) = (Reactor::new().unwrap(), Arc::new(AtomicUsize::new(0)));
         if handles.send((reactor.handle(), state.clone())).is_err() {
             break;
         }
         // The other thread is busy with it, a little further on each time.
-        while state.load(Ordering::SeqCst) < 3 && !registers.is_finished() {}
+        while state.load(Ordering::SeqCst) < 3 && !registers.is_finished() {
+            thread::yield_now();
+        }
         (0..i % 100 * 10).for_each(|_| std::hint::spin_loop());
         drop(reactor);
         state.fetch_add(DROPPED, Ordering::SeqCst);

@@ -84,7 +84,7 @@ impl Cores {
     ///
     /// # Panics
     ///
-    /// If a core has panicked, as it did ([`Panics::StopCore`]).
+    /// If a core has panicked, as it did ([`Panics::StopCore`]); on one of these cores, which cannot wait for its own end.
     pub fn shutdown(mut self, drain: Duration) -> usize {
         let threads = self.ask_to_end(drain);
         // All of them, before one's panic goes on: no thread is left behind.

@@ -558,6 +558,34 @@ fn dropping_the_cores_drops_their_tasks_each_on_its_core() {
 }
 
 #[test]
+fn a_task_may_drop_the_cores_that_it_runs_on() {
+    within_limit(|| {
+        for of in 0..2 {
+            let cores = Arc::new(Cores::new(2).unwrap());
+            let drops = Drops::default();
+            for core in cores.handles() {
+                let guard = drops.guard();
+                core.spawn(move || async move {
+                    let _guard = guard;
+                    pending::<()>().await;
+                })
+                .detach();
+            }
+            let (last, own) = (mpsc::channel(), cores.clone());
+            let task = cores.handles()[of].spawn(move || async move {
+                last.1.recv().unwrap();
+                drop(own);
+                "it goes on"
+            });
+            drop(cores);
+            last.0.send(()).unwrap();
+            assert_eq!(block_on(task).unwrap(), "it goes on");
+            eventually("the task's own core ends", || drops.count() == 2);
+        }
+    });
+}
+
+#[test]
 fn a_handle_that_is_left_after_the_cores_says_cancelled() {
     within_limit(|| {
         let cores = Cores::new(1).unwrap();

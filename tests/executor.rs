@@ -301,7 +301,7 @@ fn an_executor_runs_again_after_its_future_has_panicked() {
 // -------------------------------------------------------------------------------- where a task is dropped
 
 /// A future that leaves `guard` when it is dropped, for `then` or for ever.
-async fn holding(guard: DropGuard, then: impl Future<Output = ()>) {
+async fn holding<G>(guard: G, then: impl Future<Output = ()>) {
     let _guard = guard;
     then.await;
 }
@@ -802,6 +802,22 @@ fn a_future_may_cancel_others_when_it_is_dropped() {
 }
 
 #[test]
+fn an_executor_may_belong_to_its_own_tasks() {
+    within_limit(|| {
+        let drops = Drops::default();
+        let owned = Rc::new(executor());
+        let owner = owned.clone();
+        let inner = owned.spawn(holding(owner, pending::<()>()));
+        let outer = owned.spawn(holding((drops.guard(), inner), pending::<()>()));
+        owned.spawn(holding(drops.guard(), pending::<()>())).detach();
+        drop(owned);
+        // The one drops the other, which drops the executor, with all of them in it.
+        drop(outer);
+        assert_eq!(drops.count(), 2);
+    });
+}
+
+#[test]
 fn tasks_that_hold_each_others_handles_go_with_the_executor() {
     let drops = Drops::default();
     let executor = executor();
@@ -998,6 +1014,67 @@ fn a_panic_in_a_destructor_stops_nobody_else() {
     executor.block_on(yield_now());
     drop(executor);
     assert_eq!(drops.count(), 6);
+}
+
+#[test]
+fn what_a_panic_carries_may_panic_as_well_when_it_is_dropped() {
+    struct Payload;
+    impl Drop for Payload {
+        fn drop(&mut self) {
+            panic!("the payload of a panic panics");
+        }
+    }
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic_any(Payload);
+        }
+    }
+    let bomb = || OnDrop(|| panic_any(Payload));
+    within_limit(move || {
+        let drops = Drops::default();
+        let waker = Waker::from(Arc::new(Panics));
+        let executor =
+            LocalExecutor::builder().on_slow_poll(Duration::ZERO, |_| panic_any(Payload)).build().unwrap();
+        // A future, while it is polled or when it is dropped; an output; a waker; a letter.
+        executor.spawn(async { panic_any(Payload) }).detach();
+        executor.spawn(holding(bomb(), ready(()))).detach();
+        executor.spawn(async move { bomb() }).detach();
+        let mut awaited = executor.spawn(async { 1 });
+        assert!(poll_with(&waker, &mut awaited).is_pending());
+        let mut sent = executor.handle().spawn(|| async { 2 });
+        assert!(poll_with(&waker, &mut sent).is_pending());
+        let (letter, not_read) = (bomb(), bomb());
+        let cancelled = executor.handle().spawn(move || {
+            let _letter = &letter;
+            ready(())
+        });
+        drop(cancelled);
+        executor.block_on(async {
+            drop(spawn_local(holding(bomb(), pending::<()>())));
+            let handle = spawn(holding(bomb(), pending::<()>()));
+            handle.cancel();
+            assert!(handle.await.unwrap_err().is_cancelled());
+            let mut timer = Timer::after(Duration::from_millis(1));
+            assert!(poll_with(&waker, &mut timer).is_pending());
+            sleep(Duration::from_millis(2)).await;
+            assert_eq!(awaited.await.unwrap(), 1);
+            assert_eq!(sent.await.unwrap(), 2);
+            assert_eq!(drain(LIMIT).await, 0);
+        });
+        executor.spawn(holding((bomb(), drops.guard()), pending::<()>())).detach();
+        executor.spawn(holding((drops.guard(), bomb()), pending::<()>())).detach();
+        executor.block_on(yield_now());
+        executor
+            .handle()
+            .spawn(move || {
+                let _not_read = &not_read;
+                ready(())
+            })
+            .detach();
+        drop(executor);
+        assert_eq!(drops.count(), 2);
+    });
 }
 
 #[test]

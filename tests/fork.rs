@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::task::Waker;
+use std::thread;
 use std::time::{Duration, Instant};
 use wakewheel::reactor::Reactor;
 use wakewheel::{Async, LocalExecutor, Timer, block_on, sleep};
@@ -207,6 +209,32 @@ fn what_the_parent_began_to_wait_for_comes_in_the_child() {
             });
         })
         .ends_well();
+    });
+}
+
+/// Most forks come while the other thread is busy with the timers that all share.
+#[test]
+fn a_child_need_not_wait_for_a_thread_of_its_parents_to_let_go_of_a_timer() {
+    in_a_process_of_its_own("a_child_need_not_wait_for_a_thread_of_its_parents_to_let_go_of_a_timer", || {
+        fn pending() -> Timer {
+            let mut timer = Timer::after(10 * PATIENCE);
+            assert!(poll(&mut timer, Waker::noop()).is_pending());
+            timer
+        }
+        thread::spawn(|| {
+            loop {
+                drop(pending());
+            }
+        });
+        for _ in 0..100 {
+            let (dropped, mut set) = (pending(), pending());
+            Child::fork(|| {
+                drop(dropped);
+                set.set_after(Duration::ZERO);
+                assert!(poll(&mut set, Waker::noop()).is_ready());
+            })
+            .ends_well();
+        }
     });
 }
 

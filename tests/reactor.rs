@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-use wakewheel::reactor::{Backend, Reactor};
+use wakewheel::reactor::{Backend, Handle, Reactor};
 use wakewheel::{Async, Cores, LocalExecutor, Timer, block_on, sleep};
 
 /// Is the reactor's descriptor readable, or does it become so within `patience`?
@@ -310,6 +310,37 @@ fn a_task_in_another_thread_is_moved_when_its_reactor_is_dropped_under_it() {
 // ------------------------------------------------------------------------------------------ as a guest
 
 #[test]
+fn who_registers_with_a_reactor_while_it_is_dropped_gets_another() {
+    const DROPPED: usize = 1 << 30;
+    let (handles, next) = mpsc::channel::<(Handle, Arc<AtomicUsize>)>();
+    let registers = thread::spawn(move || {
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        for (handle, state) in next {
+            handle.enter(|| {
+                while state.fetch_add(1, Ordering::SeqCst) < DROPPED {
+                    drop(Async::new(&socket).unwrap());
+                }
+            });
+        }
+    });
+    for i in 0..200 {
+        let (reactor, state) = (Reactor::new().unwrap(), Arc::new(AtomicUsize::new(0)));
+        if handles.send((reactor.handle(), state.clone())).is_err() {
+            break;
+        }
+        // The other thread is busy with it, a little further on each time.
+        while state.load(Ordering::SeqCst) < 3 && !registers.is_finished() {
+            thread::yield_now();
+        }
+        (0..i % 100 * 10).for_each(|_| std::hint::spin_loop());
+        drop(reactor);
+        state.fetch_add(DROPPED, Ordering::SeqCst);
+    }
+    drop(handles);
+    registers.join().unwrap();
+}
+
+#[test]
 fn a_reactor_sits_in_a_loop_of_poll_by_its_descriptor() {
     if skip_if(backend() == Backend::Poll, "its descriptor tells of notifications only")
         || skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing")
@@ -384,6 +415,26 @@ fn news_from_other_threads_make_the_descriptor_readable() {
     assert!(is_readable(&reactor, PATIENCE), "a timer that is earlier than all others");
     turn_until(&reactor, || wakes.count() == 1);
     drop(other.join().unwrap());
+}
+
+#[test]
+fn news_make_the_descriptor_readable_after_a_block_on_has_driven_the_reactor() {
+    if skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing") {
+        return;
+    }
+    let reactor = Reactor::new().unwrap();
+    for _ in 0..2 {
+        reactor.enter(|| block_on(sleep(Duration::from_millis(1))));
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+        reactor.enter(|| block_on(sleep(Duration::from_millis(1))));
+        // What ended its waits is no longer news.
+        while is_readable(&reactor, Duration::ZERO) {
+            reactor.enter(|| block_on(sleep(Duration::from_millis(1))));
+        }
+        reactor.handle().notify();
+        assert!(is_readable(&reactor, Duration::ZERO), "a notification");
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+    }
 }
 
 // -------------------------------------------------------------------------------------------- block_on
@@ -586,6 +637,37 @@ fn block_on_can_be_nested() {
             block_on(some_work())
         })?;
         some_work().await
+    });
+}
+
+#[test]
+fn a_waker_may_be_in_block_on_whoever_drives_the_reactor_that_wakes_it() {
+    struct Blocks(AtomicUsize);
+    impl Wake for Blocks {
+        fn wake(self: Arc<Self>) {
+            run(some_work());
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    const NAME: &str = "a_waker_may_be_in_block_on_whoever_drives_the_reactor_that_wakes_it";
+    in_a_process_of_its_own(NAME, || {
+        let blocks = Arc::new(Blocks(AtomicUsize::new(0)));
+        let waker = Waker::from(blocks.clone());
+        let mut timers = [5, 5, 6, 40].map(|ms| Timer::after(Duration::from_millis(ms)));
+        run(async {
+            for timer in &mut timers[..3] {
+                assert!(poll(timer, &waker).is_pending());
+            }
+            sleep(Duration::from_millis(10)).await;
+            Ok(())
+        });
+        // This one is for the helper.
+        assert!(poll(&mut timers[3], &waker).is_pending());
+        let give_up = Instant::now() + PATIENCE;
+        while blocks.0.load(Ordering::SeqCst) < 4 {
+            assert!(Instant::now() < give_up, "it does not happen");
+            thread::yield_now();
+        }
     });
 }
 

@@ -566,6 +566,25 @@ fn a_timer_is_set_from_outside_after_its_core_has_stopped() {
 }
 
 #[test]
+fn what_a_timer_was_set_to_elsewhere_does_not_come_after_what_it_is_set_to_at_home() {
+    within_limit(|| {
+        LocalExecutor::new().unwrap().block_on(async {
+            let mut timer = Timer::after(LIMIT);
+            for clears in [true, false] {
+                timer.set_after(LIMIT);
+                assert!(poll_once(&mut timer).await.is_none());
+                // Back before the core has had a turn in which it would hear of it.
+                let elsewhere = || if clears { timer.clear() } else { timer.set_after(2 * LIMIT) };
+                thread::scope(|scope| scope.spawn(elsewhere).join().unwrap());
+                let at = Instant::now() + MS;
+                timer.set_at(at);
+                assert_eq!(timeout(LIMIT / 2, &mut timer).await, Ok(at));
+            }
+        });
+    });
+}
+
+#[test]
 fn a_timer_that_is_dropped_on_another_thread_lets_go_of_its_waker() {
     within_limit(|| {
         for on_core in [true, false] {

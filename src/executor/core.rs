@@ -11,7 +11,7 @@ use super::stats::{Counters, Stats};
 use super::task::{self, Queue, Task, TaskPtr, TaskRef, Tasks};
 use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
-use crate::reactor::{Shared, budget, current};
+use crate::reactor::{Shared, budget, contain, current};
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
 use std::cell::Cell;
@@ -314,8 +314,7 @@ impl Core {
         let longest = &self.counters().longest_poll_ns;
         longest.set(longest.get().max(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)));
         if took >= slow.threshold {
-            // Its own panics are its own affair.
-            let _ = catch_unwind(AssertUnwindSafe(|| (slow.hook)(took)));
+            contain(|| (slow.hook)(took));
         }
         was_polled
     }
@@ -424,7 +423,9 @@ impl Core {
             }
             Letter::Cancel(task) => task.open(self).cancel(),
             // What a closure captured may panic when it is dropped, because it was cancelled on its way here.
-            Letter::Run(run) => drop(catch_unwind(AssertUnwindSafe(|| run(self)))),
+            Letter::Run(run) => {
+                contain(|| run(self));
+            }
             Letter::RequestShutdown => {
                 self.requested.set(true);
                 self.mailbox.on_shutdown.wake();
@@ -477,11 +478,11 @@ impl Drop for Core {
         this.enter(|| {
             // Dropping a future may spawn another (which is cancelled at once), cancel others, and wake anything.
             while let Some(task) = this.tasks.first() {
-                task.cancel();
+                task.end(this);
             }
             for letter in this.mailbox.inbox.close() {
                 // Closures, with whatever they captured.
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(letter)));
+                contain(|| drop(letter));
             }
             // What is queued now is complete: running it only gives it up.
             while let Some(task) = this.queue.pop_front() {

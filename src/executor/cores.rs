@@ -85,8 +85,7 @@ impl Cores {
     ///
     /// # Panics
     ///
-    /// If a core has panicked, as it did ([`Panics::StopCore`]); in a task of one of these cores, which cannot wait for its
-    /// own end. (Dropping the `Cores` there panics too.)
+    /// If a core has panicked, as it did ([`Panics::StopCore`]); on one of these cores, which cannot wait for its own end.
     pub fn shutdown(mut self, drain: Duration) -> usize {
         let threads = self.ask_to_end(drain);
         // All of them, before one's panic goes on: no thread is left behind.
@@ -104,9 +103,13 @@ impl Cores {
 
 impl Drop for Cores {
     fn drop(&mut self) {
+        let here = thread::current().id();
         for thread in self.ask_to_end(Duration::ZERO) {
-            // What it panicked with has been reported by the hook.
-            let _ = thread.join();
+            // A task of theirs may drop them: its own core ends when it returns, and cannot be waited for here.
+            if thread.thread().id() != here {
+                // What it panicked with has been reported by the hook.
+                let _ = thread.join();
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::core::{self, Core};
 use super::task::TaskRef;
+use crate::reactor::contain;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -168,8 +169,7 @@ impl<T> Packet<T> {
         drop(state);
         drop(task);
         if let Some(awaiter) = awaiter {
-            // It may be anybody's waker; one that panics has been reported by the hook.
-            let _ = catch_unwind(AssertUnwindSafe(|| awaiter.wake()));
+            contain(|| awaiter.wake());
         }
     }
 }
@@ -245,7 +245,7 @@ impl<F: Future> Future for Deliver<F> {
             }
         };
         // A future whose drop panics has still delivered.
-        let _ = catch_unwind(AssertUnwindSafe(|| this.future.set(None)));
+        contain(|| this.future.set(None));
         this.packet.0.finish(result);
         Poll::Ready(())
     }

@@ -19,14 +19,13 @@ use super::core::{self, Core};
 use super::inbox::Posted;
 use super::join::JoinError;
 use super::refs::Refs;
-use crate::reactor::budget;
+use crate::reactor::{budget, contain};
 use std::alloc::{Layout, dealloc};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::future::Future;
 use std::marker::PhantomData;
 use std::mem::{self, ManuallyDrop, MaybeUninit};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::{self, NonNull};
 use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
@@ -138,7 +137,7 @@ impl<F: Future> Body<F> {
         // SAFETY: the caller's promise. The place is empty when it is written.
         unsafe {
             if mem::needs_drop::<F>() {
-                let _ = catch_unwind(AssertUnwindSafe(|| Self::clear(task)));
+                contain(|| Self::clear(task));
             }
             ptr::write(Self::stage(task), Stage::Done(result));
         }
@@ -276,14 +275,27 @@ impl TaskPtr {
             self.set(CANCELLED);
             return;
         }
-        // SAFETY: the task is not complete, so its core is there, and this is its thread.
-        let core = unsafe { self.header().core.as_ref() };
         self.set(RUNNING);
-        // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage. Destructors are the user's:
-        // a panic in one has been reported by the hook and concerns nobody else.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+        // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage.
+        contain(|| unsafe { (self.header().vtable.clear)(self.0) });
         self.set(EMPTY);
-        self.complete(core);
+        if self.has(COMPLETE) {
+            // The future owned the executor, which has gone with it, and has seen to its part.
+            return self.finish_up();
+        }
+        // SAFETY: the task is not complete, so its core is there, and this is its thread.
+        self.complete(unsafe { self.header().core.as_ref() });
+    }
+
+    /// [`cancel`](TaskPtr::cancel), by the core, which goes. A task that is being cancelled already, further up on this
+    /// stack, is one whose future owned the core: it is complete as far as that is concerned.
+    pub fn end(self, core: &Core) {
+        if self.has(RUNNING) {
+            self.set(COMPLETE);
+            core.forget(self);
+        } else {
+            self.cancel();
+        }
     }
 
     /// The future of this task, which is RUNNING, has gone: the list gives it up, and whoever waits for the result may
@@ -292,6 +304,11 @@ impl TaskPtr {
         self.set(COMPLETE);
         // This may wake whoever waits for the last task, who may drop the handle: so it comes first.
         core.forget(self);
+        self.finish_up();
+    }
+
+    /// The rest of it, for which the core need not be there.
+    fn finish_up(self) {
         if !self.has(HANDLE) {
             self.clear_output();
         }
@@ -299,14 +316,13 @@ impl TaskPtr {
         self.unset(RUNNING);
         self.release();
         if let Some(awaiter) = awaiter {
-            // It may be anybody's waker; one that panics has been reported by the hook.
-            let _ = catch_unwind(AssertUnwindSafe(|| awaiter.wake()));
+            contain(|| awaiter.wake());
         }
     }
 
     fn clear_output(self) {
         // SAFETY: this is the core's thread; the task is complete and not running, and nobody will want the output.
-        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { (self.header().vtable.clear)(self.0) }));
+        contain(|| unsafe { (self.header().vtable.clear)(self.0) });
     }
 
     /// An owner on the core's thread has gone: if it was the last one, so does the core's share.

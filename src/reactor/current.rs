@@ -29,6 +29,11 @@ impl Drop for Restore {
     }
 }
 
+/// No thread-local any more, while the thread ends: then nothing was entered, and nothing can be.
+fn replace_entered(entered: Option<Arc<Shared>>) -> Option<Arc<Shared>> {
+    ENTERED.try_with(|place| place.replace(entered)).ok().flatten()
+}
+
 /// Runs `f` with `local` as this thread's own reactor.
 pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
     enter(local, None, f)
@@ -45,11 +50,6 @@ fn enter<R>(own: *const Local, entered: Option<Arc<Shared>>, f: impl FnOnce() ->
     f()
 }
 
-/// Without effect while the thread ends and its thread-locals go: then it is the shared one.
-fn replace_entered(entered: Option<Arc<Shared>>) -> Option<Arc<Shared>> {
-    ENTERED.try_with(|old| old.replace(entered)).ok().flatten()
-}
-
 /// The reactor that this thread drives.
 #[inline]
 pub(crate) fn with_own<R>(f: impl FnOnce(Option<&Local>) -> R) -> R {
@@ -60,10 +60,17 @@ pub(crate) fn with_own<R>(f: impl FnOnce(Option<&Local>) -> R) -> R {
 }
 
 /// The reactor where this thread registers sources.
-pub(crate) fn with_reactor<R>(f: impl FnOnce(&Arc<Shared>) -> io::Result<R>) -> io::Result<R> {
+pub(crate) fn with_reactor<R>(mut f: impl FnMut(&Arc<Shared>) -> io::Result<R>) -> io::Result<R> {
     with_own(|own| match own {
         Some(local) if local.shared.is_of_this_process() => f(&local.shared),
-        _ => f(&entered_or_fallback()?),
+        _ => loop {
+            let reactor = entered_or_fallback()?;
+            match f(&reactor) {
+                // Stopped just now: the next one found is another.
+                Err(_) if !reactor.is_alive() => {}
+                result => return result,
+            }
+        },
     })
 }
 

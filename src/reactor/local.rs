@@ -30,6 +30,11 @@ impl Local {
         result
     }
 
+    #[inline]
+    pub fn read_mail(&self) {
+        self.shared.read_mail(&self.wheel);
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         self.shared.next_deadline(Some(&self.wheel)).and_then(clock::instant)
     }

@@ -85,6 +85,16 @@ impl Reactor {
     /// Runs `f` with this reactor as the current one of the thread: the sources and timers that `f` makes, or polls for
     /// the first time, belong to it.
     pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
+        /// From then on it counts as asleep: whoever has news for it makes its descriptor readable.
+        struct Rest<'a>(&'a Shared);
+        impl Drop for Rest<'_> {
+            fn drop(&mut self) {
+                if !self.0.park.try_sleep() {
+                    self.0.poller.notify();
+                }
+            }
+        }
+        let _rest = Rest(&self.0.shared);
         current::enter_own(&self.0, f)
     }
 
@@ -101,12 +111,7 @@ impl Reactor {
             // This turn is the answer to all notifications so far. (One that may wait sees to that itself.)
             self.0.shared.park.wake();
         }
-        let result = self.enter(|| self.0.turn(timeout));
-        // Between turns it counts as asleep: whoever has news for it makes its descriptor readable.
-        if !self.0.shared.park.try_sleep() {
-            self.0.shared.poller.notify();
-        }
-        result
+        self.enter(|| self.0.turn(timeout))
     }
 
     /// When the next turn is due on account of a timer. `None`: no timer is set.
@@ -169,7 +174,7 @@ impl Builder {
     /// No descriptors left, a backend that this system does not have, or a wrong `WAKEWHEEL_BACKEND`.
     pub fn build(self) -> io::Result<Reactor> {
         let local = self.build_local()?;
-        // See `turn`: it rests asleep.
+        // See `enter`: it rests asleep.
         let _ = local.shared.park.try_sleep();
         Ok(Reactor(local))
     }
@@ -228,5 +233,16 @@ pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
         return;
     }
     let mut rest = wakers.drain(..);
-    while catch_unwind(AssertUnwindSafe(|| rest.by_ref().for_each(Waker::wake))).is_err() {}
+    while !contain(|| rest.by_ref().for_each(Waker::wake)) {}
+}
+
+/// Runs what is the user's: a waker, a destructor, a hook. If it panics, the panic hook has reported it, and that was
+/// all: nothing unwinds out of this, which matters where things are half done. `false`: it has panicked.
+pub(crate) fn contain(f: impl FnOnce()) -> bool {
+    let Err(payload) = catch_unwind(AssertUnwindSafe(f)) else { return true };
+    // What it panicked with has a destructor, too. If that panics, enough is enough: what that one panicked with stays.
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(payload);
+    }
+    false
 }

@@ -9,7 +9,7 @@
 
 use super::shared::{Scratch, Shared};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
+use crate::sync::{Condvar, Mutex, Occupant, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
 use std::cell::Cell;
 use std::io;
 use std::ptr;
@@ -20,6 +20,8 @@ pub(crate) struct Seat {
     pub shared: Arc<Shared>,
     /// Who holds it drives.
     place: TryMutex<Scratch>,
+    /// Who is in a turn.
+    driver: Occupant,
     /// [`LEFT`], [`WAITING`] or [`WATCHED`].
     state: AtomicU8,
     /// Turns begun: shows whether anything goes on.
@@ -63,6 +65,7 @@ impl Seat {
         Seat {
             shared,
             place: TryMutex::default(),
+            driver: Occupant::default(),
             state: AtomicU8::new(LEFT),
             turns: AtomicUsize::new(0),
             blocked: AtomicUsize::new(0),
@@ -99,18 +102,22 @@ impl Seat {
         thread: &Arc<P>,
         timeout: Option<Duration>,
     ) -> Option<io::Result<()>> {
-        let turn = |mut place: TryMutexGuard<'_, Scratch>| {
+        let turn = |place: &mut Scratch| {
             let timeout = if thread.sit() { timeout } else { Some(Duration::ZERO) };
-            self.turn(&mut place, timeout)
+            self.turn(place, timeout)
         };
-        if let Some(place) = self.place.try_lock() {
-            return Some(turn(place));
+        if self.driver.is_here() {
+            // It is in a turn already, and wakes a waker that is in block_on: nobody else could drive.
+            return Some(turn(&mut Scratch::default()));
+        }
+        if let Some(mut place) = self.place.try_lock() {
+            return Some(turn(&mut place));
         }
         // First on the list, then one more try: whoever leaves the seat after that sees the list.
         lock(&self.parked).push(thread.clone());
-        if let Some(place) = self.place.try_lock() {
+        if let Some(mut place) = self.place.try_lock() {
             self.give_up(thread);
-            return Some(turn(place));
+            return Some(turn(&mut place));
         }
         if self.helper_drives.load(Ordering::Acquire) {
             self.wanted.swap(true, Ordering::AcqRel);
@@ -130,7 +137,9 @@ impl Seat {
     fn turn(&self, place: &mut Scratch, timeout: Option<Duration>) -> io::Result<()> {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
+        let outer = self.driver.set_here(true);
         let result = self.shared.turn(None, place, timeout, &Cell::new(None));
+        self.driver.set_here(outer);
         // Read-modify-write on both sides: either the helper finds that nobody waits, or it is called.
         if self.state.swap(LEFT, Ordering::AcqRel) == WATCHED {
             self.call_helper();

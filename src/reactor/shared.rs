@@ -4,7 +4,7 @@ use super::clock::{self, Clock};
 use super::park::Park;
 use super::source::Source;
 use super::wheel::{Key, Wheel};
-use super::{fallback, registry, wake_all};
+use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::error::explained;
@@ -201,8 +201,12 @@ impl Shared {
         Ok(key)
     }
 
-    /// Moves a timer that [`set_timer`](Shared::set_timer) set. `false`: it has fired.
+    /// Moves a timer that [`set_timer`](Shared::set_timer) set. `false`: it has fired, or is a parent process's.
     pub fn reset_timer(&self, key: Key, deadline: u64) -> bool {
+        if !self.is_of_this_process() {
+            // The parent may have forked while another of its threads held the lock.
+            return false;
+        }
         let mut timers = lock(&self.timers);
         let pending = timers.wheel.reset(key, deadline);
         self.timers_changed(timers);
@@ -210,8 +214,11 @@ impl Shared {
     }
 
     pub fn cancel_timer(&self, key: Key) {
-        let waker = lock(&self.timers).wheel.cancel(key);
-        drop(waker);
+        // As above.
+        if self.is_of_this_process() {
+            let waker = lock(&self.timers).wheel.cancel(key);
+            drop(waker);
+        }
     }
 
     /// `waker` is the one to wake from now on. `false`: the timer has fired.
@@ -260,7 +267,16 @@ impl Shared {
         }
     }
 
-    fn read_mail(&self, own: &RefCell<Wheel<Waker>>) {
+    /// Does what other threads want done to timers in the wheel of this thread, which is `own`.
+    #[inline]
+    pub fn read_mail(&self, own: &RefCell<Wheel<Waker>>) {
+        if self.has_mail.load(Ordering::Acquire) {
+            self.read_letters(own);
+        }
+    }
+
+    #[cold]
+    fn read_letters(&self, own: &RefCell<Wheel<Waker>>) {
         let mut letters = match lock(&self.mail).as_mut() {
             Some(mail) => {
                 self.has_mail.store(false, Ordering::Relaxed);
@@ -268,20 +284,21 @@ impl Shared {
             }
             None => return,
         };
+        let mut cancelled = Vec::new();
         for letter in letters.drain(..) {
+            let mut own = own.borrow_mut();
             match letter {
-                Mail::Cancel(key) => {
-                    let waker = own.borrow_mut().cancel(key);
-                    drop(waker);
-                }
-                Mail::Reset(key, deadline) => {
-                    own.borrow_mut().reset(key, deadline);
-                }
+                Mail::Cancel(key) => cancelled.extend(own.cancel(key)),
+                Mail::Reset(key, deadline) => drop(own.reset(key, deadline)),
             }
         }
         // The room for the next ones.
         if let Some(mail) = lock(&self.mail).as_mut().filter(|mail| mail.is_empty()) {
             *mail = letters;
+        }
+        // Last, because a waker that is dropped may do anything: set these timers anew, or panic.
+        for waker in cancelled {
+            contain(|| drop(waker));
         }
     }
 
@@ -352,7 +369,7 @@ impl Shared {
 
     /// `timeout`, or the time until the next deadline if that is less.
     fn limit(&self, own: Option<&RefCell<Wheel<Waker>>>, timeout: Option<Duration>) -> Option<Duration> {
-        if let Some(own) = own.filter(|_| self.has_mail.load(Ordering::Acquire)) {
+        if let Some(own) = own {
             self.read_mail(own);
         }
         let until_deadline = self.next_deadline(own).map(|deadline| {
@@ -385,7 +402,7 @@ impl Shared {
 
     /// Moves the wakers of all timers that are due to `wakers`.
     fn fire(&self, own: Option<&RefCell<Wheel<Waker>>>, wakers: &mut Vec<Waker>, cached: &Cell<Option<u64>>) {
-        if let Some(own) = own.filter(|_| self.has_mail.load(Ordering::Acquire)) {
+        if let Some(own) = own {
             self.read_mail(own);
         }
         let due = self.timers_due.load(Ordering::Acquire);

@@ -111,7 +111,11 @@ impl Alarm {
     fn reset_to(&self, deadline: u64) -> bool {
         match self {
             Alarm::Own { reactor, key } => current::with_own(|own| match own {
-                Some(local) if local.shared.id == *reactor => local.wheel.borrow_mut().reset(*key, deadline),
+                Some(local) if local.shared.id == *reactor => {
+                    // It may have been elsewhere: what another thread wrote must not overtake this.
+                    local.read_mail();
+                    local.wheel.borrow_mut().reset(*key, deadline)
+                }
                 _ => match registry::find(*reactor) {
                     Some(shared) => {
                         shared.mail_reset(*key, deadline);

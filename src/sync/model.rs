@@ -82,6 +82,22 @@ impl<T> Drop for TryMutexGuard<'_, T> {
     }
 }
 
+/// Told by std's lock, which loom does not see: a thread asks for what only it can have changed.
+#[derive(Default)]
+pub(crate) struct Occupant(std::sync::Mutex<Option<ThreadId>>);
+
+impl Occupant {
+    pub fn is_here(&self) -> bool {
+        *self.0.lock().unwrap() == Some(thread::current().id())
+    }
+
+    pub fn set_here(&self, here: bool) -> bool {
+        let was_here = self.is_here();
+        *self.0.lock().unwrap() = here.then(|| thread::current().id());
+        was_here
+    }
+}
+
 /// (loom's own token is lost when the thread waits for a lock.)
 pub(crate) struct Thread {
     id: ThreadId,

@@ -81,6 +81,25 @@ impl Thread {
     }
 }
 
+/// Which thread is in a place where there is one at most. Each can tell whether it is itself.
+#[derive(Default)]
+pub(crate) struct Occupant(atomic::AtomicUsize);
+
+impl Occupant {
+    // Relaxed: what another thread has stored is not this one's address, however old or new it is.
+
+    pub fn is_here(&self) -> bool {
+        self.0.load(atomic::Ordering::Relaxed) == Thread::address()
+    }
+
+    /// This thread, which is the one, comes or goes. Returns whether it was there.
+    pub fn set_here(&self, here: bool) -> bool {
+        let was_here = self.is_here();
+        self.0.store(if here { Thread::address() } else { 0 }, atomic::Ordering::Relaxed);
+        was_here
+    }
+}
+
 /// std's `UnsafeCell` with loom's interface.
 #[derive(Debug, Default)]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);

@@ -686,6 +686,47 @@ fn a_mock_clock_is_exact_from_its_first_moment_on() {
     assert_eq!(clock.now() - started, MS);
 }
 
+#[test]
+fn a_mock_clock_stops_at_no_deadline_that_was_given_up() {
+    within_limit(|| {
+        mocked(async |clock| {
+            let start = clock.now();
+            let [mut cleared, mut put_off, mut dropped] = [10, 20, 30].map(|ms| Timer::after(ms * MS));
+            for timer in [&mut cleared, &mut put_off, &mut dropped] {
+                assert!(poll_once(timer).await.is_none());
+            }
+            cleared.clear();
+            drop(dropped);
+
+            let sleeps = || current().stats().sleeps;
+            let before = sleeps();
+            put_off.set_at(start + 50 * MS);
+            assert_eq!((&mut put_off).await, start + 50 * MS);
+            assert_eq!((clock.now() - start, sleeps() - before), (50 * MS, 1));
+
+            // Nothing but another thread ends this wait.
+            let mut late = Timer::after(10 * MS);
+            assert!(poll_once(&mut late).await.is_none());
+            late.clear();
+            let (core, before) = (current(), sleeps());
+            let mut thread = None;
+            poll_fn(|cx| {
+                if thread.is_some() {
+                    return Poll::Ready(());
+                }
+                let (core, waker) = (core.clone(), cx.waker().clone());
+                thread = Some(thread::spawn(move || {
+                    eventually("the core sleeps", || core.stats().sleeps > before);
+                    waker.wake();
+                }));
+                Poll::Pending
+            })
+            .await;
+            assert_eq!(clock.now() - start, 50 * MS);
+        });
+    });
+}
+
 // --------------------------------------------------------------------------------------------- intervals
 
 #[test]

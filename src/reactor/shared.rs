@@ -311,6 +311,20 @@ impl Shared {
         (due != u64::MAX).then_some(due)
     }
 
+    /// The same for a clock that moves there instead of waiting: a moment at which a timer is due, and not one that was
+    /// cancelled or put off.
+    fn settled_deadline(&self, own: Option<&RefCell<Wheel<Waker>>>) -> Option<u64> {
+        let settled = |wheel: &mut Wheel<Waker>| {
+            wheel.settle();
+            wheel.next_deadline().unwrap_or(u64::MAX)
+        };
+        let own = own.map_or(u64::MAX, |wheel| settled(&mut wheel.borrow_mut()));
+        let mut timers = lock(&self.timers);
+        let due = settled(&mut timers.wheel);
+        self.timers_due.store(due, Ordering::Release);
+        Some(own.min(due)).filter(|&due| due != u64::MAX)
+    }
+
     /// One turn: waits for at most `timeout` (`None`: until something happens), then wakes whom it concerns:
     /// descriptors first, then timers in the order of their deadlines. `own` is the wheel of the driving thread, if it
     /// has one. `now` is set to the time, if it had to be read.
@@ -372,7 +386,11 @@ impl Shared {
         if let Some(own) = own {
             self.read_mail(own);
         }
-        let until_deadline = self.next_deadline(own).map(|deadline| {
+        let deadline = match &self.clock {
+            Clock::Real => self.next_deadline(own),
+            Clock::Mock(_) => self.settled_deadline(own),
+        };
+        let until_deadline = deadline.map(|deadline| {
             let now = clock::nanos(self.clock.now());
             Duration::from_nanos(deadline.saturating_sub(now))
         });

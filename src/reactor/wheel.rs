@@ -237,6 +237,28 @@ impl<T> Wheel<T> {
         Some(self.slots[self.first_slot()?].earliest)
     }
 
+    /// Makes [`next_deadline`](Self::next_deadline) the earliest deadline, exactly. Takes as long as the first slot is full.
+    pub fn settle(&mut self) {
+        while let Some(slot) = self.first_slot() {
+            let Slot { earliest, head, .. } = self.slots[slot];
+            let mut index = head;
+            while let Some(entry) = self.entries.get(index as usize) {
+                if entry.deadline == earliest {
+                    return;
+                }
+                index = entry.next;
+            }
+            // Whoever was so early has gone, or been put off: the others go to where they belong.
+            self.occupied[slot / SLOTS] &= !(1 << (slot % SLOTS));
+            index = head;
+            while let Some(entry) = self.entries.get(index as usize) {
+                let (deadline, next) = (entry.deadline, entry.next);
+                self.link(index, self.slot_of(deadline));
+                index = next;
+            }
+        }
+    }
+
     /// When to call `advance` next, so that timers of neighbouring ticks share a wake-up: `None` if the wheel is empty.
     ///
     /// It is less than `SHARED_TICKS` ticks after [`next_deadline`](Self::next_deadline), and late for none but timers

@@ -95,6 +95,12 @@ impl Checked {
         }
     }
 
+    fn settle(&mut self) {
+        self.wheel.settle();
+        self.check();
+        assert_eq!(self.wheel.next_deadline(), self.pending.first().map(|&(deadline, _)| deadline));
+    }
+
     fn drain(&mut self) {
         let mut drained = BTreeSet::new();
         self.wheel.drain(|number| assert!(drained.insert(number)));
@@ -328,6 +334,7 @@ enum Step {
     Advance(Time),
     AdvanceToBound,
     AdvanceToWakeup,
+    Settle,
     Drain,
 }
 
@@ -388,6 +395,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => jump.prop_map(Step::Advance),
         3 => Just(Step::AdvanceToBound),
         3 => Just(Step::AdvanceToWakeup),
+        2 => Just(Step::Settle),
         1 => Just(Step::Drain),
     ]
 }
@@ -409,6 +417,7 @@ fn run(start: u64, steps: &[Step]) {
             Step::AdvanceToWakeup => {
                 model.advance(model.wheel.next_wakeup().unwrap_or(0));
             }
+            Step::Settle => model.settle(),
             Step::Drain => model.drain(),
         }
     }

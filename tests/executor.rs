@@ -695,6 +695,26 @@ fn a_handle_may_be_dropped_by_whoever_hears_of_the_last_end() {
 }
 
 #[test]
+fn a_result_that_comes_while_the_waker_is_cloned_is_not_missed() {
+    use std::task::{RawWaker, RawWakerVTable};
+    static VTABLE: RawWakerVTable = RawWakerVTable::new(clone, |_| {}, |_| {}, |_| {});
+    /// Runs the executor that the pointer points to.
+    unsafe fn clone(executor: *const ()) -> RawWaker {
+        // SAFETY: the executor lives as long as the waker is used.
+        unsafe { &*executor.cast::<LocalExecutor>() }.block_on(yield_now());
+        RawWaker::new(executor, &VTABLE)
+    }
+    within_limit(|| {
+        let executor = executor();
+        let mut task = executor.spawn(async { 7 });
+        // SAFETY: nobody keeps a clone, and the other functions do nothing.
+        let waker = unsafe { Waker::new((&raw const executor).cast(), &VTABLE) };
+        let result = Pin::new(&mut task).poll(&mut Context::from_waker(&waker));
+        assert!(matches!(result, Poll::Ready(Ok(7))));
+    });
+}
+
+#[test]
 fn a_task_that_cancels_itself_ends_at_its_next_wait_unless_it_is_ready() {
     on_executor(|| async {
         for is_ready in [false, true] {

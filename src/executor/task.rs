@@ -542,6 +542,11 @@ impl<T> Future for Task<T> {
             _ => cx.waker().clone(),
         };
         awaiter.set(Some(waker));
+        if self.is_finished() {
+            // To clone a waker may be anything, and the task has come to its end meanwhile.
+            drop(self.task.header().awaiter.take());
+            return Poll::Ready(self.take());
+        }
         Poll::Pending
     }
 }

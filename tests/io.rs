@@ -1518,3 +1518,20 @@ fn more_descriptors_than_were_asked_for_are_an_error_and_closed() {
         Ok(())
     });
 }
+
+/// One call takes no more than IOV_MAX slices. That it filled all of those does not say that nothing is left.
+#[test]
+fn more_slices_than_a_call_takes_do_not_hide_what_is_left() {
+    let (mut a, b) = tcp_pair();
+    a.write_all(&[1; 3000]).unwrap();
+    let mut b = Async::new(b).unwrap();
+    run(async {
+        let mut came = 0;
+        while came < 3000 {
+            let mut bytes = [0; 3000];
+            let mut slices: Vec<_> = bytes.chunks_mut(1).map(IoSliceMut::new).collect();
+            came += b.read_vectored(&mut slices).await?;
+        }
+        Ok(())
+    });
+}

@@ -474,8 +474,17 @@ fn failed(source: &Source, direction: Direction, seen: Seen, e: io::Error) -> io
     }
 }
 
+/// What one call moves of `len` bytes, if there is as much: Linux stops a little below 2 GiB. Less is less than it could.
+#[inline]
+fn certain(len: usize) -> usize {
+    const CALL_MAX: usize = 1 << 30;
+    len.min(CALL_MAX)
+}
+
+/// The same of several buffers. A call takes no more of them than the system's IOV_MAX, which is nowhere less than this.
 fn total(bufs: &[impl std::ops::Deref<Target = [u8]>]) -> usize {
-    bufs.iter().map(|buf| buf.len()).sum()
+    const IOV_MAX_MIN: usize = 16;
+    certain(bufs.iter().take(IOV_MAX_MIN).map(|buf| buf.len()).sum())
 }
 
 const INNER: &str = "the descriptor is there until into_inner";
@@ -484,8 +493,8 @@ impl<T: IoSafe + Read> AsyncRead for Async<T> {
     #[inline]
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let Async { source, io, kind } = &mut *self;
-        let (io, room) = (io.as_mut().expect(INNER), buf.len());
-        poll_op(source, *kind, Direction::Read, cx, || io.read(buf), |&n| n == room)
+        let (io, room) = (io.as_mut().expect(INNER), certain(buf.len()));
+        poll_op(source, *kind, Direction::Read, cx, || io.read(buf), |&n| n >= room)
     }
 
     fn poll_read_vectored(
@@ -495,7 +504,7 @@ impl<T: IoSafe + Read> AsyncRead for Async<T> {
     ) -> Poll<io::Result<usize>> {
         let Async { source, io, kind } = &mut *self;
         let (io, room) = (io.as_mut().expect(INNER), total(bufs));
-        poll_op(source, *kind, Direction::Read, cx, || io.read_vectored(bufs), |&n| n == room)
+        poll_op(source, *kind, Direction::Read, cx, || io.read_vectored(bufs), |&n| n >= room)
     }
 }
 
@@ -505,8 +514,8 @@ where
 {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let room = buf.len();
-        poll_op(&self.source, self.kind, Direction::Read, cx, || self.get_ref().read(buf), |&n| n == room)
+        let room = certain(buf.len());
+        poll_op(&self.source, self.kind, Direction::Read, cx, || self.get_ref().read(buf), |&n| n >= room)
     }
 
     fn poll_read_vectored(
@@ -521,7 +530,7 @@ where
             Direction::Read,
             cx,
             || self.get_ref().read_vectored(bufs),
-            |&n| n == room,
+            |&n| n >= room,
         )
     }
 }
@@ -533,7 +542,7 @@ impl<T: IoSafe + Write> AsyncWrite for Async<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let Async { source, io, kind } = &mut *self;
         let io = io.as_mut().expect(INNER);
-        poll_op(source, *kind, Direction::Write, cx, || io.write(buf), |&n| n == buf.len())
+        poll_op(source, *kind, Direction::Write, cx, || io.write(buf), |&n| n >= certain(buf.len()))
     }
 
     fn poll_write_vectored(
@@ -543,7 +552,7 @@ impl<T: IoSafe + Write> AsyncWrite for Async<T> {
     ) -> Poll<io::Result<usize>> {
         let Async { source, io, kind } = &mut *self;
         let io = io.as_mut().expect(INNER);
-        poll_op(source, *kind, Direction::Write, cx, || io.write_vectored(bufs), |&n| n == total(bufs))
+        poll_op(source, *kind, Direction::Write, cx, || io.write_vectored(bufs), |&n| n >= total(bufs))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -571,7 +580,7 @@ where
             Direction::Write,
             cx,
             || self.get_ref().write(buf),
-            |&n| n == buf.len(),
+            |&n| n >= certain(buf.len()),
         )
     }
 
@@ -580,7 +589,7 @@ where
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let full = |&n: &usize| n == total(bufs);
+        let full = |&n: &usize| n >= total(bufs);
         poll_op(&self.source, self.kind, Direction::Write, cx, || self.get_ref().write_vectored(bufs), full)
     }
 

@@ -21,6 +21,7 @@ mod tcp;
 mod udp;
 mod unix;
 
+pub use accept::Accepted;
 pub use chunk::Chunk;
 pub use options::{KeepAlive, SocketOptions};
 

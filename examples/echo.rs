@@ -15,7 +15,6 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::time::Duration;
 use wakewheel::executor::{CoresBuilder, drain, shutdown_requested};
 use wakewheel::io::SocketOptions;
 use wakewheel::{Async, Cores, spawn_local};
@@ -105,18 +104,11 @@ fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
         match arg {
             Long("cores") => builder = builder.threads(parser.value()?.parse_with(common::cores)?),
             Long("pinned") => builder = builder.pinned(),
-            Long("busy-poll") => builder = builder.busy_poll(parser.value()?.parse_with(duration)?),
+            Long("busy-poll") => builder = builder.busy_poll(parser.value()?.parse_with(common::duration)?),
             Long("backend") => builder = builder.backend(parser.value()?.parse()?),
             Value(value) if addr.is_none() => addr = Some(value.parse_with(common::addr)?),
             _ => return Err(arg.unexpected()),
         }
     }
     Ok(Args { addr: addr.unwrap_or(common::ADDR), builder })
-}
-
-/// `50us` or `2ms`.
-fn duration(text: &str) -> Result<Duration, &'static str> {
-    let number = |unit| text.strip_suffix(unit).and_then(|number: &str| number.parse().ok());
-    let (us, ms) = (number("us").map(Duration::from_micros), number("ms").map(Duration::from_millis));
-    us.or(ms).ok_or("write a time like 50us or 2ms")
 }

@@ -7,9 +7,11 @@ use signal_hook::low_level::pipe;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
 use wakewheel::Async;
+use wakewheel::evio::Server;
 
 /// Where a server listens, if nothing else is said.
 pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
@@ -54,8 +56,16 @@ pub fn cores(text: &str) -> Result<usize, &'static str> {
     text.parse().ok().filter(|&cores| cores > 0).ok_or("write how many cores, at least 1")
 }
 
+/// `50us` or `2ms`.
+pub fn duration(text: &str) -> Result<Duration, &'static str> {
+    let number = |unit| text.strip_suffix(unit).and_then(|number: &str| number.parse().ok());
+    let (us, ms) = (number("us").map(Duration::from_micros), number("ms").map(Duration::from_millis));
+    us.or(ms).ok_or("write a time like 50us or 2ms")
+}
+
 /// Ctrl-C and SIGTERM, which from now on do not kill the process.
-pub struct Signal(UnixStream);
+#[derive(Clone)]
+pub struct Signal(Arc<UnixStream>);
 
 impl Signal {
     pub fn new() -> io::Result<Signal> {
@@ -63,12 +73,21 @@ impl Signal {
         let (reader, writer) = UnixStream::pair()?;
         pipe::register(SIGINT, writer.try_clone()?)?;
         pipe::register(SIGTERM, writer)?;
-        Ok(Signal(reader))
+        Ok(Signal(Arc::new(reader)))
     }
 
     /// Waits for the first of them: any number of tasks, on any core.
     pub async fn wait(&self) -> io::Result<()> {
         // Nobody reads the byte, so it is there for everybody.
         Async::new(self.0.try_clone()?)?.readable().await
+    }
+
+    /// Waits for the first of them, and stops `server`.
+    pub async fn stop<C>(self, server: Server<C>) {
+        match self.wait().await {
+            Ok(()) => {}
+            Err(e) => eprintln!("cannot wait for signals: {e}"),
+        }
+        server.stop();
     }
 }

@@ -465,6 +465,11 @@ impl Core {
         Poll::Pending
     }
 
+    /// Schedules every task.
+    pub fn wake_all(&self) {
+        self.tasks.each(|task| self.schedule(task));
+    }
+
     pub fn tasks_alive(&self) -> usize {
         self.tasks.len()
     }

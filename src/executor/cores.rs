@@ -134,6 +134,12 @@ impl CoreHandle {
         self.0.spawn(make)
     }
 
+    /// Asks the tasks of this core to end, and of all that run with it: [`request_shutdown`](crate::executor::request_shutdown),
+    /// from any thread.
+    pub fn request_shutdown(&self) {
+        self.0.request_shutdown();
+    }
+
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
         self.0.stats()

@@ -178,6 +178,36 @@ pub fn request_shutdown() {
     with_core("request_shutdown", |core| core.mailbox().request_shutdown());
 }
 
+/// Schedules every task of the current core, so that each looks again at whatever it waits for. For a change that concerns
+/// all of them, but is too rare for each to wait for it.
+///
+/// # Panics
+///
+/// Outside of a [`LocalExecutor`] and of [`Cores`].
+///
+/// # Examples
+///
+/// ```
+/// use std::{cell::Cell, future::poll_fn, rc::Rc, task::Poll};
+/// use wakewheel::{LocalExecutor, executor::{wake_all, yield_now}, spawn_local};
+///
+/// LocalExecutor::new()?.block_on(async {
+///     let over = Rc::new(Cell::new(false));
+///     let task = spawn_local(poll_fn({
+///         let over = over.clone();
+///         move |_| if over.get() { Poll::Ready(()) } else { Poll::Pending }
+///     }));
+///     yield_now().await;
+///     over.set(true);
+///     wake_all();
+///     task.await.unwrap();
+/// });
+/// # std::io::Result::Ok(())
+/// ```
+pub fn wake_all() {
+    with_core("wake_all", |core| core.wake_all());
+}
+
 /// Waits until all tasks of the current core have ended, for at most `limit`. Returns how many are left.
 ///
 /// To be awaited in the future that the executor was started for; a task that waits for this waits for itself.

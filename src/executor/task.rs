@@ -404,6 +404,14 @@ impl Tasks {
         self.first.get()
     }
 
+    pub fn each(&self, f: impl Fn(TaskPtr)) {
+        let mut next = self.first.get();
+        while let Some(task) = next {
+            next = task.header().siblings.get().1;
+            f(task);
+        }
+    }
+
     #[inline]
     pub fn insert(&self, task: TaskPtr) {
         let next = self.first.replace(Some(task));

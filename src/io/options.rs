@@ -130,6 +130,18 @@ pub struct KeepAlive {
     pub count: u32,
 }
 
+impl KeepAlive {
+    pub(super) fn set(self, fd: std::os::fd::BorrowedFd<'_>) -> io::Result<()> {
+        named("keep_alive", option::set_keepalive(fd, true))?;
+        if cfg!(not(target_os = "openbsd")) {
+            named("keep_alive: idle", option::set_keepalive_idle(fd, self.idle))?;
+            named("keep_alive: interval", option::set_keepalive_interval(fd, self.interval))?;
+            named("keep_alive: count", option::set_keepalive_count(fd, self.count))?;
+        }
+        Ok(())
+    }
+}
+
 /// A minute of silence, then six probes in the next: two minutes. (The systems' own default is two hours and more.)
 impl Default for KeepAlive {
     fn default() -> KeepAlive {
@@ -557,13 +569,8 @@ impl SocketOptions {
         if self.nodelay {
             named("nodelay", option::set_nodelay(fd, true))?;
         }
-        if let Some(KeepAlive { idle, interval, count }) = self.keep_alive {
-            named("keep_alive", option::set_keepalive(fd, true))?;
-            if cfg!(not(target_os = "openbsd")) {
-                named("keep_alive: idle", option::set_keepalive_idle(fd, idle))?;
-                named("keep_alive: interval", option::set_keepalive_interval(fd, interval))?;
-                named("keep_alive: count", option::set_keepalive_count(fd, count))?;
-            }
+        if let Some(keep_alive) = self.keep_alive {
+            keep_alive.set(fd)?;
         }
         if self.reset_on_close {
             named("reset_on_close", option::set_linger(fd, Some(Duration::ZERO)))?;

@@ -2,13 +2,14 @@
 
 use super::accept::{Accept, Incoming, register};
 use super::connect::connect;
-use super::{Async, Kind, SocketOptions};
+use super::{Async, KeepAlive, Kind, SocketOptions};
 use crate::reactor::Direction;
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use futures_core::Stream;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 impl Async<TcpListener> {
@@ -123,6 +124,27 @@ impl Async<TcpStream> {
     /// Safe to drop at any time.
     pub async fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
         self.operation(Direction::Read, |stream| stream.peek(buf)).await
+    }
+
+    /// Switches keep-alive on, as [`SocketOptions::keep_alive`] does for sockets that are being made.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where the system has no such times; what the kernel says of times that are too long.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::net::{TcpListener, TcpStream};
+    /// use wakewheel::{Async, io::KeepAlive};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = Async::new(TcpStream::connect(listener.local_addr()?)?)?;
+    /// stream.set_keep_alive(KeepAlive::default())?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn set_keep_alive(&self, keep_alive: KeepAlive) -> io::Result<()> {
+        keep_alive.set(self.get_ref().as_fd())
     }
 
     /// Ends one direction or both. After `Shutdown::Write` the peer reads to the end, and can still send.

@@ -8,7 +8,6 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::task::Waker;
 
 /// A connection, for the time of a callback. (For UDP: the datagram that has come.)
 ///
@@ -25,7 +24,7 @@ pub struct Conn<'a, C> {
 }
 
 pub(super) enum Link<'a> {
-    Stream(&'a mut Inner, &'a Waker),
+    Stream(&'a mut Inner),
     Datagram(&'a Datagram),
 }
 
@@ -50,7 +49,7 @@ impl<C> Conn<'_, C> {
     /// Where the connection comes from.
     pub fn origin(&self) -> Origin {
         match &self.link {
-            Link::Stream(inner, _) => inner.origin,
+            Link::Stream(inner) => inner.origin,
             Link::Datagram(_) => Origin::Accepted,
         }
     }
@@ -59,7 +58,7 @@ impl<C> Conn<'_, C> {
     /// not accepted.
     pub fn addr_index(&self) -> Option<usize> {
         match &self.link {
-            Link::Stream(inner, _) => inner.addr_index(),
+            Link::Stream(inner) => inner.addr_index(),
             Link::Datagram(datagram) => Some(datagram.addr_index),
         }
     }
@@ -71,7 +70,7 @@ impl<C> Conn<'_, C> {
     /// `NotConnected` if there is no connection any more, or there never was.
     pub fn local_addr(&self) -> io::Result<Addr> {
         match &self.link {
-            Link::Stream(inner, _) => inner.local_addr(),
+            Link::Stream(inner) => inner.local_addr(),
             Link::Datagram(datagram) => datagram.socket.get_ref().local_addr().map(Addr::Udp),
         }
     }
@@ -80,7 +79,7 @@ impl<C> Conn<'_, C> {
     /// as a rule. `None` if it could not be dialed.
     pub fn remote_addr(&self) -> Option<Addr> {
         match &self.link {
-            Link::Stream(inner, _) => inner.remote_addr(),
+            Link::Stream(inner) => inner.remote_addr(),
             Link::Datagram(datagram) => Some(Addr::Udp(datagram.from)),
         }
     }
@@ -88,7 +87,7 @@ impl<C> Conn<'_, C> {
     /// Why the connection could not be dialed, or its filter failed.
     pub fn error(&self) -> Option<&io::Error> {
         match &self.link {
-            Link::Stream(inner, _) => inner.error(),
+            Link::Stream(inner) => inner.error(),
             Link::Datagram(_) => None,
         }
     }
@@ -96,7 +95,7 @@ impl<C> Conn<'_, C> {
     /// Is [`data`](super::Handler::data) called because somebody has woken the connection? Then there is no input.
     pub fn is_wake(&self) -> bool {
         match &self.link {
-            Link::Stream(inner, _) => inner.is_wake(),
+            Link::Stream(inner) => inner.is_wake(),
             Link::Datagram(_) => false,
         }
     }
@@ -109,7 +108,7 @@ impl<C> Conn<'_, C> {
     /// Has [`data`](super::Handler::data) called once more, with an empty input, when the output of this callback has been
     /// sent. (Nothing, for a datagram.)
     pub fn wake(&mut self) {
-        if let Link::Stream(inner, _) = &mut self.link {
+        if let Link::Stream(inner) = &mut self.link {
             inner.wake();
         }
     }
@@ -138,7 +137,7 @@ impl<C> Conn<'_, C> {
     /// # drop(events);
     /// ```
     pub fn unread(&mut self, len: usize) {
-        if let Link::Stream(inner, _) = &mut self.link {
+        if let Link::Stream(inner) = &mut self.link {
             inner.unread(len);
         }
     }
@@ -150,7 +149,7 @@ impl<C> Conn<'_, C> {
     /// What the kernel says of `tcp_keepalive` and `nodelay`; the others are set before that. `Unsupported` for datagrams.
     pub fn set_options(&mut self, options: Options) -> io::Result<()> {
         match &mut self.link {
-            Link::Stream(inner, _) => inner.set_options(&options),
+            Link::Stream(inner) => inner.set_options(&options),
             Link::Datagram(_) => {
                 let text = "a datagram has no options: they are for connections";
                 Err(io::Error::new(io::ErrorKind::Unsupported, text))
@@ -165,7 +164,7 @@ impl<C> Conn<'_, C> {
     /// If this is a datagram: [`Server::send_to`] can answer later.
     pub fn handle(&mut self) -> ConnHandle {
         match &mut self.link {
-            Link::Stream(inner, waker) => inner.handle(waker, || self.server.next_id()),
+            Link::Stream(inner) => inner.handle(|| self.server.next_id()),
             Link::Datagram(_) => panic!("a datagram has no handle: use Server::send_to to answer later"),
         }
     }

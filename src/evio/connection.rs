@@ -12,6 +12,8 @@ use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
 use crate::time::Timer;
+use futures_io::AsyncWrite;
+use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -81,6 +83,8 @@ struct Extras {
     timer: Timer,
     due: Due,
     shared: Option<Arc<Shared>>,
+    /// It has left its waker with those who share it.
+    listens: bool,
     error: Option<io::Error>,
     drained: usize,
 }
@@ -171,6 +175,7 @@ impl Inner {
                 timer: Timer::never(),
                 due: Due::Nothing,
                 shared: None,
+                listens: false,
                 error: None,
                 drained: 0,
             })
@@ -242,14 +247,13 @@ impl Inner {
         Ok(())
     }
 
-    pub fn handle(&mut self, waker: &Waker, id: impl FnOnce() -> u64) -> ConnHandle {
+    pub fn handle(&mut self, id: impl FnOnce() -> u64) -> ConnHandle {
         if let Some(shared) = &self.extras().shared {
             return ConnHandle::of(shared);
         }
         let handle = ConnHandle::new(id(), self.extras().high_water);
         if self.has(OPEN) {
             self.set(HANDLE);
-            handle.shared().start(waker);
         } else {
             handle.shared().close();
         }
@@ -430,13 +434,15 @@ impl<H: Handler> Connection<H> {
         Poll::Ready(())
     }
 
-    /// Input, or a wake.
-    #[inline]
+    /// Input.
+    #[inline(always)]
     fn deliver(&mut self, cx: &mut Context<'_>, input: &[u8]) {
         if self.inner.has(REST | IDLE) {
             return self.deliver_with_rest(cx, input);
         }
-        self.hands(|hands| hands.data(cx, input));
+        let Connection { inner, context, lp } = self;
+        let Hands { handler, out, aside } = &mut *lp.hands.borrow_mut();
+        Borrowed { inner, context, lp, handler, out, aside }.data(cx, input);
         if self.inner.has(REST) {
             self.inner.keep_rest(input);
         }
@@ -460,7 +466,6 @@ impl<H: Handler> Connection<H> {
     }
 
     /// With what the loop lends to all its connections.
-    #[inline]
     fn hands<R>(&mut self, f: impl FnOnce(&mut Borrowed<'_, H>) -> R) -> R {
         let Connection { inner, context, lp } = self;
         let Hands { handler, out, aside } = &mut *lp.hands.borrow_mut();
@@ -501,11 +506,11 @@ impl<H: Handler> Connection<H> {
             }
             if self.inner.has(FAILED) {
                 let error = self.inner.extras().error.take();
-                self.finish(cx.waker(), error);
+                self.finish(error);
                 return Poll::Ready(Next::End);
             }
-            if self.inner.has(HANDLE) && self.listen() {
-                self.finish(cx.waker(), None);
+            if self.inner.has(HANDLE) && self.listen(cx.waker()) {
+                self.finish(None);
                 return Poll::Ready(Next::End);
             }
             if self.inner.has(UNSENT) {
@@ -521,7 +526,7 @@ impl<H: Handler> Connection<H> {
                 self.inner.unset(ACTION);
                 let action = self.inner.extras().action;
                 if action == Action::Detach {
-                    self.detach(cx.waker());
+                    self.detach();
                     return Poll::Ready(Next::End);
                 }
                 if action == Action::Shutdown {
@@ -564,15 +569,16 @@ impl<H: Handler> Connection<H> {
     fn open(&mut self, cx: &mut Context<'_>) {
         self.inner.unset(NEW);
         self.inner.set(OPEN);
-        if let Some(shared) = self.inner.extras.as_ref().and_then(|extras| extras.shared.clone()) {
-            shared.start(cx.waker());
-        }
         self.hands(|hands| hands.opened(cx));
     }
 
     /// Does what others want of the connection. `true`: it shall end now.
-    fn listen(&mut self) -> bool {
-        let Some(shared) = self.inner.extras().shared.clone() else { return false };
+    fn listen(&mut self, waker: &Waker) -> bool {
+        let extras = self.inner.extras();
+        let Some(shared) = extras.shared.clone() else { return false };
+        if !mem::replace(&mut extras.listens, true) {
+            shared.start(waker);
+        }
         let signals = shared.take_signals();
         if signals & handle::FORCE != 0 {
             return true;
@@ -610,7 +616,7 @@ impl<H: Handler> Connection<H> {
             },
             None => {}
         }
-        self.finish(cx.waker(), None);
+        self.finish(None);
         if ended {
             return Poll::Ready(Some(Next::End));
         }
@@ -624,7 +630,6 @@ impl<H: Handler> Connection<H> {
     fn drain(&mut self, cx: &mut Context<'_>, stopping: bool) -> Poll<Next> {
         loop {
             let read = match &mut self.inner.transport {
-                Some(Transport::Plain(stream)) => stream.poll_read_chunk(cx).map_ok(|chunk| chunk.len()),
                 Some(transport) => transport.poll_read(cx, &mut [0; 4096]),
                 None => Poll::Ready(Ok(0)),
             };
@@ -645,7 +650,7 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn detach(&mut self, waker: &Waker) {
+    fn detach(&mut self) {
         let Some(transport) = self.inner.transport.take() else { return };
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
@@ -655,7 +660,7 @@ impl<H: Handler> Connection<H> {
         self.inner.unset(OPEN | HANDLE);
         let stream = DetachedStream::new(transport, rest);
         let result = self.hands(|hands| {
-            let result = hands.call(waker, |handler, conn| handler.detached(conn, stream));
+            let result = hands.call(|handler, conn| handler.detached(conn, stream));
             hands.aside.clear();
             result
         });
@@ -664,13 +669,13 @@ impl<H: Handler> Connection<H> {
             Err(stream) => {
                 self.inner.transport = Some(stream.into_transport().0);
                 self.inner.set(OPEN);
-                self.finish(waker, None);
+                self.finish(None);
             }
         }
     }
 
     /// The end of a connection under callbacks: all are told.
-    fn finish(&mut self, waker: &Waker, error: Option<io::Error>) {
+    fn finish(&mut self, error: Option<io::Error>) {
         if let Some(extras) = &mut self.inner.extras {
             let done = mem::take(&mut extras.done);
             if let Some(shared) = &extras.shared {
@@ -682,7 +687,7 @@ impl<H: Handler> Connection<H> {
         if self.inner.has(OPEN) {
             self.inner.unset(OPEN | HANDLE);
             action = self.hands(|hands| {
-                let action = hands.call(waker, |handler, conn| handler.closed(conn, error.as_ref()));
+                let action = hands.call(|handler, conn| handler.closed(conn, error.as_ref()));
                 hands.aside.clear();
                 action
             });
@@ -706,11 +711,21 @@ impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
         let panicked = self.lp.has_panicked();
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
-        self.finish(Waker::noop(), error);
+        self.finish(error);
     }
 }
 
 impl Inner {
+    /// An attempt to send `output` has not sent all of it.
+    #[cold]
+    fn sent_partly(&mut self, result: Poll<io::Result<usize>>, output: &[u8]) {
+        match result {
+            Poll::Ready(Ok(sent)) => self.keep(output[sent..].to_vec(), 0),
+            Poll::Pending => self.keep(output.to_vec(), 0),
+            Poll::Ready(Err(e)) => self.fail(e),
+        }
+    }
+
     #[cold]
     fn keep_rest(&mut self, input: &[u8]) {
         let extras = self.extras();
@@ -751,28 +766,41 @@ struct Borrowed<'a, H: Handler> {
 }
 
 impl<H: Handler> Borrowed<'_, H> {
-    fn call<R>(&mut self, waker: &Waker, f: impl FnOnce(&mut H, &mut Conn<'_, H::Context>) -> R) -> R {
+    fn call<R>(&mut self, f: impl FnOnce(&mut H, &mut Conn<'_, H::Context>) -> R) -> R {
         let panics = self.lp.note_panics();
-        let link = Link::Stream(self.inner, waker);
+        let link = Link::Stream(self.inner);
         let conn = &mut Conn { context: self.context, out: self.aside, link, server: &self.lp.server };
         let result = f(self.handler, conn);
         mem::forget(panics);
         result
     }
 
-    #[inline]
+    #[inline(always)]
     fn data(&mut self, cx: &mut Context<'_>, input: &[u8]) {
         let panics = self.lp.note_panics();
-        let link = Link::Stream(self.inner, cx.waker());
+        let link = Link::Stream(self.inner);
         let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
         let reply = self.handler.data(conn, input);
         mem::forget(panics);
+        // The usual case, for which the rest would do as well.
+        if let (Some(Transport::Plain(stream)), Action::None, Cow::Borrowed(output), true, false) =
+            (&self.inner.transport, reply.action, &reply.output, self.out.is_empty(), self.lp.watches_writes)
+        {
+            if output.is_empty() {
+                return;
+            }
+            match Pin::new(&mut &*stream).poll_write(cx, output) {
+                Poll::Ready(Ok(sent)) if sent == output.len() => {}
+                result => self.inner.sent_partly(result, output),
+            }
+            return;
+        }
         self.answer(cx, reply);
     }
 
     fn opened(&mut self, cx: &mut Context<'_>) {
         let panics = self.lp.note_panics();
-        let link = Link::Stream(self.inner, cx.waker());
+        let link = Link::Stream(self.inner);
         let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
         let Opened { reply, options } = self.handler.opened(conn);
         mem::forget(panics);
@@ -786,7 +814,7 @@ impl<H: Handler> Borrowed<'_, H> {
     }
 
     /// Sends what a callback has answered, and notes what is to be done after that.
-    #[inline]
+    #[inline(never)]
     fn answer(&mut self, cx: &mut Context<'_>, Reply { output, action }: Reply<'_>) {
         if !self.out.is_empty() {
             self.send_out(cx, &output);
@@ -836,13 +864,17 @@ impl<H: Handler> Borrowed<'_, H> {
     /// One attempt.
     #[inline]
     fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.call(cx.waker(), |handler, conn| handler.pre_write(conn));
+        if self.lp.watches_writes {
+            self.call(|handler, conn| handler.pre_write(conn));
+        }
         let Some(transport) = &mut self.inner.transport else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let sent = ready!(transport.poll_write(cx, bytes))?;
         self.inner.touch();
-        self.call(cx.waker(), |handler, conn| handler.post_write(conn, sent, bytes.len() - sent));
+        if self.lp.watches_writes {
+            self.call(|handler, conn| handler.post_write(conn, sent, bytes.len() - sent));
+        }
         Poll::Ready(Ok(sent))
     }
 

@@ -189,6 +189,10 @@ impl<C: Default + 'static> Handler for Events<C> {
         }
     }
 
+    fn watches_writes(&self) -> bool {
+        self.pre_write.is_some() || self.post_write.is_some()
+    }
+
     #[inline]
     fn pre_write(&mut self, conn: &mut Conn<'_, C>) {
         if let Some(f) = &self.pre_write {

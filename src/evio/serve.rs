@@ -433,6 +433,8 @@ pub(super) struct Loop<H: Handler> {
     pub stopping: Cell<bool>,
     /// A buffer for what is read through filters.
     pub filtered: Cell<Vec<u8>>,
+    /// Does the handler want to hear of writes?
+    pub watches_writes: bool,
     panicked: Cell<bool>,
     index: usize,
     filter: Option<Filter>,
@@ -662,9 +664,10 @@ async fn run_loop<H: Handler>(
     let inner = &plan.inner;
     inner.set_core(index, current());
     plan.all_here.wait();
-    let hands = Hands { handler: make(index), out: Vec::new(), aside: Vec::new() };
+    let handler = make(index);
     let lp = Rc::new(Loop {
-        hands: RefCell::new(hands),
+        watches_writes: handler.watches_writes(),
+        hands: RefCell::new(Hands { handler, out: Vec::new(), aside: Vec::new() }),
         server: Server::new(inner.clone()),
         stopping: Cell::new(false),
         filtered: Cell::default(),

@@ -169,7 +169,7 @@ where
     /// # Errors
     ///
     /// Those of reading.
-    #[inline]
+    #[inline(always)]
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         let full = |chunk: &Chunk| chunk.len == BUFFER_LEN;
         poll_op(&self.source, self.kind, Direction::Read, cx, || Chunk::read(self.get_ref()), full)

@@ -212,7 +212,7 @@ impl Stream {
     /// # Errors
     ///
     /// Those of reading.
-    #[inline]
+    #[inline(always)]
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         either!(self, io => io.poll_read_chunk(cx))
     }
@@ -266,7 +266,7 @@ impl AsyncRead for Stream {
 /// [`poll_close`](AsyncWrite::poll_close) shuts down the writing side: the peer reads to the end, and can still send.
 /// (That of [`Async`] only flushes.)
 impl AsyncWrite for &Stream {
-    #[inline]
+    #[inline(always)]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         either!(*self, io => Pin::new(&mut &*io).poll_write(cx, buf))
     }

@@ -140,6 +140,7 @@
 //! [`Waker`]: std::task::Waker
 #![warn(missing_docs)]
 
+pub mod evio;
 pub mod executor;
 pub mod io;
 pub mod reactor;

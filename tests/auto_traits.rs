@@ -20,7 +20,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wakewheel::executor::{self, CoreHandle, CoresBuilder, Panics, Stats};
-use wakewheel::io::{Addr, Chunk, Closed, KeepAlive, Listener, SocketOptions, Stream as Connection};
+use wakewheel::io::{
+    Accepted, Addr, Chunk, Closed, KeepAlive, Listener, SocketOptions, Stream as Connection,
+};
 use wakewheel::reactor::{Backend, Handle, MockClock, Reactor, Turn};
 use wakewheel::time::{Elapsed, Timeout};
 use wakewheel::{
@@ -102,6 +104,7 @@ mod table {
     row!(WritableOwned<TcpStream>:         y y y y y);
     row!(Connection:                       y y y y y);
     row!(Listener:                         y y y y y);
+    row!(Accepted:                         y y y y y);
     row!(Chunk:                            y y y y y);
     row!(Addr:                             y y y y y);
     row!(SocketOptions:                    y y y y y);
@@ -248,6 +251,7 @@ fn unnamed_futures_are_send_and_sync() {
         // Either.
         future(|| Connection::connect(any_addr())),
         future(|| any_listener().accept()),
+        future(|| any_listener().accept_unregistered()),
         future(|| connection().readable()),
         future(|| connection().writable()),
         future(|| connection().closed()),
@@ -380,6 +384,7 @@ fn everything_can_be_printed() {
     debug::<Closed<'_, TcpStream>>();
     debug::<Connection>();
     debug::<Listener>();
+    debug::<Accepted>();
     debug::<Chunk>();
     debug::<Addr>();
     debug::<SocketOptions>();

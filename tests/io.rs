@@ -20,7 +20,7 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-use wakewheel::io::SocketOptions;
+use wakewheel::io::{Listener, SocketOptions};
 use wakewheel::{Async, IoSafe, LocalExecutor, block_on, sleep, spawn_local};
 
 const LOCALHOST: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
@@ -901,8 +901,12 @@ fn accept_without_descriptors_left_waits_reports_and_goes_on_later() {
             let dir = Dir::new("accept_without_descriptors");
             let tcp = Async::<TcpListener>::bind(LOCALHOST)?;
             let unix = Async::<UnixListener>::bind(dir.path("socket"))?;
-            let _clients =
-                (TcpStream::connect(tcp.get_ref().local_addr()?)?, UnixStream::connect(dir.path("socket"))?);
+            let either = Listener::from(Async::<UnixListener>::bind(dir.path("either"))?);
+            let _clients = (
+                TcpStream::connect(tcp.get_ref().local_addr()?)?,
+                UnixStream::connect(dir.path("socket"))?,
+                UnixStream::connect(dir.path("either"))?,
+            );
             let files = exhaust();
             for _ in 0..2 {
                 let (started, polls) = (Instant::now(), Cell::new(0));
@@ -913,6 +917,9 @@ fn accept_without_descriptors_left_waits_reports_and_goes_on_later() {
                 let error = counted(&polls, unix.accept()).await.expect_err("no descriptors");
                 assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
                 assert!(polls.get() < 60, "{} polls: it spins", polls.get());
+                let error = counted(&polls, either.accept_unregistered()).await.expect_err("no descriptors");
+                assert_eq!(error.raw_os_error(), Some(libc::EMFILE));
+                assert!(polls.get() < 90, "{} polls: it spins", polls.get());
             }
             // A stream of connections tells the same, and does not end.
             let mut incoming = pin!(tcp.incoming());
@@ -923,6 +930,7 @@ fn accept_without_descriptors_left_waits_reports_and_goes_on_later() {
             drop(files);
             accepting.await?;
             incoming.next().await.expect("for ever")?;
+            either.accept_unregistered().await?.0.register()?;
             Ok(())
         });
     });

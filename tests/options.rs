@@ -9,9 +9,12 @@ use std::ffi::c_int;
 use std::io::{self, ErrorKind};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd};
+#[cfg(target_os = "linux")]
+use std::os::unix::net::SocketAddr as UnixSocketAddr;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use wakewheel::io::{KeepAlive, SocketOptions};
-use wakewheel::{Async, Cores};
+use wakewheel::{Async, Cores, LocalExecutor};
 
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -411,6 +414,67 @@ fn a_connection_without_an_answer_is_given_up_at_its_deadline() {
 }
 
 #[test]
+fn sockets_that_are_not_registered_are_the_same() {
+    fn check(socket: &impl AsFd) {
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: no pointers.
+        let (status, flags) = unsafe { (libc::fcntl(fd, libc::F_GETFL), libc::fcntl(fd, libc::F_GETFD)) };
+        assert!(status & libc::O_NONBLOCK != 0, "non-blocking");
+        assert!(flags & libc::FD_CLOEXEC != 0, "close-on-exec");
+    }
+    let dir = Dir::new("std");
+    let executor = LocalExecutor::new().unwrap();
+    let tcp = SocketOptions::new().nodelay().reuse_port().listen_std(LOCALHOST).unwrap();
+    let unix = SocketOptions::new().backlog(3).listen_unix_std(dir.path("socket")).unwrap();
+    let udp = SocketOptions::new().reuse_port().bind_udp_std(LOCALHOST).unwrap();
+    check(&tcp);
+    check(&unix);
+    check(&udp);
+    assert!(is_on(&tcp, libc::SOL_SOCKET, libc::SO_REUSEADDR));
+    assert!(is_on(&tcp, libc::IPPROTO_TCP, libc::TCP_NODELAY));
+    assert!(is_on(&udp, libc::SOL_SOCKET, libc::SO_REUSEPORT));
+    assert_eq!(executor.stats().sources_alive, 0);
+
+    executor.block_on(async {
+        let tcp = Async::new_nonblocking(tcp).unwrap();
+        let unix = Async::new_nonblocking(unix).unwrap();
+        let udp = Async::new_nonblocking(udp).unwrap();
+        assert_eq!(executor.stats().sources_alive, 3);
+        let client = Async::<TcpStream>::connect(local_addr(&tcp)).await.unwrap();
+        let (server, peer) = tcp.accept().await.unwrap();
+        assert_eq!(peer, client.get_ref().local_addr().unwrap());
+        assert!(is_on(&server, libc::IPPROTO_TCP, libc::TCP_NODELAY));
+        let _client = Async::<UnixStream>::connect(dir.path("socket")).await.unwrap();
+        unix.accept().await.unwrap();
+        udp.send_to(b"x", udp.get_ref().local_addr().unwrap()).await.unwrap();
+        assert_eq!(udp.recv_from(&mut [0; 2]).await.unwrap().0, 1);
+    });
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_abstract_name_is_listened_on() {
+    use std::os::linux::net::SocketAddrExt;
+    run(async {
+        let name = format!("wakewheel-options-{}", std::process::id());
+        let addr = UnixSocketAddr::from_abstract_name(&name)?;
+        let listener = SocketOptions::new().listen_unix_addr(&addr)?;
+        for e in [
+            SocketOptions::new().listen_unix_addr_std(&addr).unwrap_err(),
+            SocketOptions::new().listen_unix_std(format!("\0{name}")).unwrap_err(),
+        ] {
+            assert_eq!(e.kind(), ErrorKind::AddrInUse);
+            assert!(e.to_string().starts_with(&format!("cannot listen on unix:@{name}: ")), "{e}");
+            assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
+        }
+        drop(listener);
+        let listener = SocketOptions::new().listen_unix_addr_std(&addr)?;
+        assert_eq!(listener.local_addr()?.as_abstract_name(), Some(name.as_bytes()));
+        Ok(())
+    });
+}
+
+#[test]
 fn a_taken_address_is_an_error_with_the_address() {
     let listener = SocketOptions::new().listen(LOCALHOST).unwrap();
     let e = SocketOptions::new().listen(local_addr(&listener)).unwrap_err();
@@ -418,12 +482,19 @@ fn a_taken_address_is_an_error_with_the_address() {
     assert!(e.to_string().starts_with(&format!("cannot listen on {}: ", local_addr(&listener))), "{e}");
     assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
 
+    let text = e.to_string();
+    let e = SocketOptions::new().listen_std(local_addr(&listener)).unwrap_err();
+    assert_eq!((e.kind(), e.to_string()), (ErrorKind::AddrInUse, text));
+
     let socket = SocketOptions::new().bind_udp(LOCALHOST).unwrap();
     let addr = socket.get_ref().local_addr().unwrap();
     let e = SocketOptions::new().bind_udp(addr).unwrap_err();
     assert_eq!(e.kind(), ErrorKind::AddrInUse);
     assert!(e.to_string().starts_with(&format!("cannot bind a UDP socket to {addr}: ")), "{e}");
     assert_eq!(os_error(&e), Some(libc::EADDRINUSE));
+    let text = e.to_string();
+    let e = SocketOptions::new().bind_udp_std(addr).unwrap_err();
+    assert_eq!((e.kind(), e.to_string()), (ErrorKind::AddrInUse, text));
 
     let dir = Dir::new("taken");
     let path = dir.path("socket");
@@ -472,7 +543,9 @@ fn an_option_that_a_socket_does_not_have_is_an_error_that_names_it() {
                 local_addr(&peer).to_string(),
                 wakewheel::block_on(options.connect(local_addr(&peer))).map(drop),
             ),
+            (listen, LOCALHOST.to_string(), options.listen_std(LOCALHOST).map(drop)),
             (bind_udp, LOCALHOST.to_string(), options.bind_udp(LOCALHOST).map(drop)),
+            (bind_udp, LOCALHOST.to_string(), options.bind_udp_std(LOCALHOST).map(drop)),
             (listen_unix, format!("unix:{}", path.display()), options.listen_unix(&path).map(drop)),
         ];
         for (make, addr, result) in results {

@@ -9,11 +9,11 @@ use proptest::{prop_assert_eq, prop_assume, proptest};
 use std::collections::HashSet;
 use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream};
 use std::pin::Pin;
-use wakewheel::Async;
 use wakewheel::io::{Addr, Listener, Stream};
+use wakewheel::{Async, Cores};
 
 fn addr(text: &str) -> Addr {
     text.parse().expect(text)
@@ -88,6 +88,77 @@ fn abstract_names_are_listened_on_and_connected_to() {
         let (server, _) = listener.accept().await?;
         drop(client);
         assert!(server.read_chunk().await?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_accepted_unregistered_belongs_to_the_core_that_registers_it() {
+    with_listeners("unregistered", async |listener| {
+        let cores = Cores::new(2)?;
+        let sources = || cores.stats().iter().map(|stats| stats.sources_alive).collect::<Vec<_>>();
+        let addr = listener.local_addr()?;
+        for (i, core) in cores.handles().iter().enumerate() {
+            let before = sources();
+            let mut client = Stream::connect(&addr).await?;
+            let (accepted, peer) = listener.accept_unregistered().await?;
+            assert_eq!(peer, client.local_addr()?);
+            // Sent before there is anybody who could be told.
+            client.write_all(b"early").await?;
+            assert_eq!(sources(), before, "nobody's yet");
+            let serve = core.spawn(async move || {
+                let mut server = accepted.register()?;
+                assert_eq!(*server.read_chunk().await?, *b"early");
+                server.write_all(b"registered").await?;
+                assert_eq!(*server.read_chunk().await?, *b"late");
+                server.peer_addr()
+            });
+            assert_eq!(*client.read_chunk().await?, *b"registered");
+            let mut expected = before;
+            expected[i] += 1;
+            assert_eq!(sources(), expected, "core {i} has it, and nobody else");
+            client.write_all(b"late").await?;
+            assert_eq!(serve.await??, peer);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_is_accepted_unregistered_is_a_descriptor() {
+    with_listeners("descriptor", async |listener| {
+        let mut client = Stream::connect(&listener.local_addr()?).await?;
+        let (accepted, _) = listener.accept_unregistered().await?;
+        assert!(format!("{accepted:?}").starts_with("Accepted("), "{accepted:?}");
+        let number = accepted.as_fd().as_raw_fd();
+        // SAFETY: no pointers.
+        let (status, flags) =
+            unsafe { (libc::fcntl(number, libc::F_GETFL), libc::fcntl(number, libc::F_GETFD)) };
+        assert!(status & libc::O_NONBLOCK != 0 && flags & libc::FD_CLOEXEC != 0);
+        let fd = OwnedFd::from(accepted);
+        assert_eq!(fd.as_raw_fd(), number);
+        client.write_all(b"x").await?;
+        let server = Async::<UnixStream>::try_from(fd)?;
+        assert_eq!(*server.read_chunk().await?, *b"x");
+
+        // Dropped, it ends the connection.
+        let client = Stream::connect(&listener.local_addr()?).await?;
+        drop(listener.accept_unregistered().await?);
+        assert!(client.read_chunk().await?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn no_connection_is_lost_when_accepting_unregistered_is_cancelled() {
+    with_listeners("cancelled", async |listener| {
+        let mut given_up = Box::pin(listener.accept_unregistered());
+        assert!(future::poll_once(&mut given_up).await.is_none());
+        let client = Stream::connect(&listener.local_addr()?).await?;
+        drop(given_up);
+        let (accepted, _) = listener.accept_unregistered().await?;
+        drop(client);
+        assert!(accepted.register()?.read_chunk().await?.is_empty());
         Ok(())
     });
 }
@@ -290,6 +361,7 @@ fn futures_may_move_to_and_be_shared_with_other_threads() {
     let stream = Stream::from(stream);
     check(Stream::connect(&addr));
     check(listener.accept());
+    check(listener.accept_unregistered());
     check(listener.incoming());
     check(stream.readable());
     check(stream.writable());

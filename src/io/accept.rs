@@ -1,15 +1,16 @@
 //! Accepting connections, also when there are no descriptors left.
 
-use super::{Async, Kind};
+use super::{Async, Kind, Stream as Connection};
 use crate::reactor::{Direction, budget};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use crate::time::Timer;
 use futures_core::Stream;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -44,9 +45,13 @@ impl Accepts for UnixListener {
     }
 }
 
-type Accepted<L> = (Async<<L as Accepts>::Connection>, <L as Accepts>::Address);
+/// Registers a connection of the listener `L` that was accepted just now.
+#[inline]
+pub(crate) fn register<L: Accepts>(connection: L::Connection) -> io::Result<Async<L::Connection>> {
+    Async::accepted(connection, L::KIND)
+}
 
-/// Waits for a connection. With a waiter of its own: any number of tasks may accept.
+/// Waits for a connection, which it leaves unregistered. With a waiter of its own: any number of tasks may accept.
 pub(crate) struct Accept<'a, L> {
     listener: &'a Async<L>,
     waiter: Option<usize>,
@@ -71,7 +76,7 @@ impl<'a, L> Accept<'a, L> {
 }
 
 impl<L: Accepts> Accept<'_, L> {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted<L>>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(L::Connection, L::Address)>> {
         ready!(budget::is_left(cx));
         let source = &self.listener.source;
         let interest = Direction::Read.interest();
@@ -91,8 +96,7 @@ impl<L: Accepts> Accept<'_, L> {
                     source.forget(&mut self.waiter);
                     self.exhausted = None;
                     budget::spend();
-                    let connection = Async::accepted(L::Connection::from(fd), L::KIND)?;
-                    return Poll::Ready(Ok((connection, L::address(&addr)?)));
+                    return Poll::Ready(Ok((fd.into(), L::address(&addr)?)));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.exhausted = None;
@@ -129,7 +133,7 @@ impl<L: Accepts> Accept<'_, L> {
 }
 
 impl<L: Accepts> Future for Accept<'_, L> {
-    type Output = io::Result<Accepted<L>>;
+    type Output = io::Result<(L::Connection, L::Address)>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_accept(cx)
@@ -143,12 +147,81 @@ impl<L: Accepts> Stream for Incoming<'_, L> {
     type Item = io::Result<Async<L::Connection>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_accept(cx).map_ok(|(connection, _)| connection).map(Some)
+        let (connection, _) = ready!(self.0.poll_accept(cx))?;
+        Poll::Ready(Some(register::<L>(connection)))
     }
 }
 
 impl<L> Drop for Accept<'_, L> {
     fn drop(&mut self) {
         self.listener.source.forget(&mut self.waiter);
+    }
+}
+
+/// A connection that was accepted and belongs to no reactor yet: for another core than the one that accepts. See
+/// [`Listener::accept_unregistered`](super::Listener::accept_unregistered).
+///
+/// It can do nothing but be registered, once, where it is to be used. As an [`OwnedFd`] it goes elsewhere: to another
+/// process, or into a type of your own. It is non-blocking and close-on-exec. Dropped, it closes the connection.
+pub struct Accepted(Kept);
+
+/// What is known of it is the type, so that registering need not ask the kernel.
+enum Kept {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Accepted {
+    pub(super) fn tcp(stream: TcpStream) -> Accepted {
+        Accepted(Kept::Tcp(stream))
+    }
+
+    pub(super) fn unix(stream: UnixStream) -> Accepted {
+        Accepted(Kept::Unix(stream))
+    }
+
+    /// Registers it with the reactor of the core that this is called on; without a core, with the shared one. The stream is
+    /// the same as if it had been accepted here.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, if it has no room for another registration. The connection is closed.
+    ///
+    /// # Examples
+    ///
+    /// See [`Listener::accept_unregistered`](super::Listener::accept_unregistered).
+    pub fn register(self) -> io::Result<Connection> {
+        match self.0 {
+            Kept::Tcp(stream) => register::<TcpListener>(stream).map(Connection::Tcp),
+            Kept::Unix(stream) => register::<UnixListener>(stream).map(Connection::Unix),
+        }
+    }
+}
+
+impl AsFd for Accepted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Kept::Tcp(stream) => stream.as_fd(),
+            Kept::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl From<Accepted> for OwnedFd {
+    fn from(accepted: Accepted) -> OwnedFd {
+        match accepted.0 {
+            Kept::Tcp(stream) => stream.into(),
+            Kept::Unix(stream) => stream.into(),
+        }
+    }
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stream: &dyn fmt::Debug = match &self.0 {
+            Kept::Tcp(stream) => stream,
+            Kept::Unix(stream) => stream,
+        };
+        f.debug_tuple("Accepted").field(stream).finish()
     }
 }

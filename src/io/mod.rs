@@ -21,6 +21,7 @@ mod tcp;
 mod udp;
 mod unix;
 
+pub use accept::Accepted;
 pub use chunk::Chunk;
 pub use options::{KeepAlive, SocketOptions};
 
@@ -186,7 +187,19 @@ impl<T> Async<T> {
     ///
     /// # Examples
     ///
-    /// See [`SocketOptions`].
+    /// ```
+    /// use std::io::Write;
+    /// use std::os::unix::net::UnixStream;
+    /// use wakewheel::Async;
+    ///
+    /// let (a, b) = Async::<UnixStream>::pair()?;
+    /// // For a thread of its own, which blocks.
+    /// let mut a = a.into_inner()?;
+    /// a.set_nonblocking(false)?;
+    /// std::thread::spawn(move || a.write_all(b"hello"));
+    /// assert_eq!(*wakewheel::block_on(b.read_chunk())?, *b"hello");
+    /// # std::io::Result::Ok(())
+    /// ```
     pub fn into_inner(mut self) -> io::Result<T> {
         let io = self.io.take().expect(INNER);
         self.source.deregister()?;

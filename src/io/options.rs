@@ -63,8 +63,8 @@ use std::{fmt, io};
 /// # std::io::Result::Ok(())
 /// ```
 ///
-/// A socket for somebody else, another core or another process, is had by [`into_inner`](Async::into_inner): std's type,
-/// non-blocking, and registered nowhere.
+/// A socket for somebody else, another core or another process, is made by the methods that end in `_std`: std's type,
+/// non-blocking and close-on-exec, and registered nowhere. [`Async::new_nonblocking`] registers it where it is to be used.
 ///
 /// ```
 /// use std::{io, net::TcpListener};
@@ -77,9 +77,9 @@ use std::{fmt, io};
 /// }
 ///
 /// // One listener for all cores. Each registers a descriptor of its own.
-/// let listener = SocketOptions::new().backlog(4096).nodelay().listen(([127, 0, 0, 1], 0))?.into_inner()?;
+/// let listener = SocketOptions::new().backlog(4096).nodelay().listen_std(([127, 0, 0, 1], 0))?;
 /// Cores::builder().threads(2).try_run(|_| {
-///     let listener = listener.try_clone().and_then(Async::new);
+///     let listener = listener.try_clone().and_then(Async::new_nonblocking);
 ///     async { serve(listener?).await }
 /// })?;
 /// # io::Result::Ok(())
@@ -251,6 +251,42 @@ impl SocketOptions {
     /// `AddrInUse`, `PermissionDenied`, …; see [`SocketOptions`].
     pub fn listen<A: Into<SocketAddr>>(&self, addr: A) -> io::Result<Async<TcpListener>> {
         let addr = addr.into();
+        Async::with_kind(self.listen_std(addr)?, Kind::Socket).map_err(|e| cannot("listen on", addr, e))
+    }
+
+    /// [`listen`](SocketOptions::listen), registered nowhere: for the core that is to use it, or for somebody else.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`listen`](SocketOptions::listen).
+    ///
+    /// # Examples
+    ///
+    /// Before any core runs, so that a port that is taken is found out at once:
+    ///
+    /// ```
+    /// use std::{io, net::TcpListener, sync::Mutex};
+    /// use wakewheel::{Async, Cores, io::SocketOptions};
+    ///
+    /// async fn serve(listener: Async<TcpListener>) -> io::Result<()> {
+    ///     // …
+    /// #   drop(listener);
+    ///     Ok(())
+    /// }
+    ///
+    /// // A listener of its own for each core.
+    /// let options = SocketOptions::new().reuse_port();
+    /// let first = options.listen_std(([127, 0, 0, 1], 0))?;
+    /// let addr = first.local_addr()?;
+    /// let listeners = Mutex::new(vec![first, options.listen_std(addr)?]);
+    /// Cores::builder().threads(2).try_run(|_| {
+    ///     let listener = listeners.lock().unwrap().pop().expect("one for each core");
+    ///     async { serve(Async::new_nonblocking(listener)?).await }
+    /// })?;
+    /// # io::Result::Ok(())
+    /// ```
+    pub fn listen_std<A: Into<SocketAddr>>(&self, addr: A) -> io::Result<TcpListener> {
+        let addr = addr.into();
         let listen = || {
             let fd = self.socket(Make::TcpListener, addr)?;
             option::set_reuse_address(fd.as_fd(), true)?;
@@ -285,7 +321,52 @@ impl SocketOptions {
         self.listen_unix_addr(&SockAddr::unix_path(path.as_ref())?.unix()?)
     }
 
-    pub(super) fn listen_unix_addr(&self, addr: &UnixSocketAddr) -> io::Result<Async<UnixListener>> {
+    /// [`listen_unix`](SocketOptions::listen_unix), registered nowhere: for the core that is to use it, or for somebody else.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`listen_unix`](SocketOptions::listen_unix).
+    pub fn listen_unix_std<P: AsRef<Path>>(&self, path: P) -> io::Result<UnixListener> {
+        self.listen_unix_addr_std(&SockAddr::unix_path(path.as_ref())?.unix()?)
+    }
+
+    /// [`listen_unix`](SocketOptions::listen_unix), on an address as std and [`Addr::Unix`] have it: a path, or an abstract
+    /// name. With none, Linux invents an abstract name.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if there is something at that path, or somebody has that name; see [`SocketOptions`].
+    pub fn listen_unix_addr(&self, addr: &UnixSocketAddr) -> io::Result<Async<UnixListener>> {
+        Async::with_kind(self.listen_unix_addr_std(addr)?, Kind::Socket)
+            .map_err(|e| cannot("listen on", Addr::from(addr.clone()), e))
+    }
+
+    /// [`listen_unix_addr`](SocketOptions::listen_unix_addr), registered nowhere: for the core that is to use it, or for
+    /// somebody else.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`listen_unix_addr`](SocketOptions::listen_unix_addr).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::os::fd::OwnedFd;
+    /// use wakewheel::io::{Addr, SocketOptions};
+    ///
+    /// /// To be given to another process.
+    /// fn listen(addr: &Addr) -> std::io::Result<OwnedFd> {
+    ///     let options = SocketOptions::new().backlog(4096);
+    ///     match addr {
+    ///         Addr::Tcp(addr) => options.listen_std(*addr).map(OwnedFd::from),
+    ///         Addr::Unix(addr) => options.listen_unix_addr_std(addr).map(OwnedFd::from),
+    ///     }
+    /// }
+    ///
+    /// let listener = listen(&"127.0.0.1:0".parse()?)?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn listen_unix_addr_std(&self, addr: &UnixSocketAddr) -> io::Result<UnixListener> {
         let listen = || {
             self.check(Make::UnixListener)?;
             let fd = socket::new(libc::AF_UNIX, libc::SOCK_STREAM)?;
@@ -295,10 +376,10 @@ impl SocketOptions {
         listen().map_err(|e| cannot("listen on", Addr::from(addr.clone()), e))
     }
 
-    fn start_listening<T: AsFd + From<OwnedFd>>(&self, fd: OwnedFd) -> io::Result<Async<T>> {
+    fn start_listening<T: From<OwnedFd>>(&self, fd: OwnedFd) -> io::Result<T> {
         let backlog = self.backlog.unwrap_or(BACKLOG);
         socket::listen(fd.as_fd(), backlog.try_into().unwrap_or(libc::c_int::MAX))?;
-        Async::with_kind(fd.into(), Kind::Socket)
+        Ok(fd.into())
     }
 
     /// Connects to `addr`.
@@ -418,10 +499,34 @@ impl SocketOptions {
     /// ```
     pub fn bind_udp<A: Into<SocketAddr>>(&self, addr: A) -> io::Result<Async<UdpSocket>> {
         let addr = addr.into();
+        Async::with_kind(self.bind_udp_std(addr)?, Kind::Socket)
+            .map_err(|e| cannot("bind a UDP socket to", addr, e))
+    }
+
+    /// [`bind_udp`](SocketOptions::bind_udp), registered nowhere: for the core that is to use it, or for somebody else.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`bind_udp`](SocketOptions::bind_udp).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use wakewheel::{Async, LocalExecutor, io::SocketOptions};
+    ///
+    /// let socket = SocketOptions::new().bind_udp_std(([127, 0, 0, 1], 0))?;
+    /// LocalExecutor::new()?.block_on(async {
+    ///     let socket = Async::new_nonblocking(socket)?;
+    ///     socket.send_to(b"hello", socket.get_ref().local_addr()?).await
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn bind_udp_std<A: Into<SocketAddr>>(&self, addr: A) -> io::Result<UdpSocket> {
+        let addr = addr.into();
         let bind = || {
             let fd = self.socket(Make::UdpSocket, addr)?;
             socket::bind(fd.as_fd(), &addr.into())?;
-            Async::with_kind(fd.into(), Kind::Socket)
+            Ok(fd.into())
         };
         bind().map_err(|e| cannot("bind a UDP socket to", addr, e))
     }

@@ -3,7 +3,7 @@
 use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
-use super::{Async, Chunk, Kind, SocketOptions};
+use super::{Accepted, Async, Chunk, Kind, SocketOptions};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -408,6 +408,52 @@ impl Listener {
         match self {
             Listener::Tcp(io) => io.accept().await.map(|(stream, peer)| (stream.into(), peer.into())),
             Listener::Unix(io) => io.accept().await.map(|(stream, peer)| (stream.into(), peer.into())),
+        }
+    }
+
+    /// [`accept`](Listener::accept) for another core: the connection is registered nowhere, until the core that it goes to
+    /// does so. That core's reactor is then the only one that hears of it, for the price of one registration. Any number of
+    /// tasks may wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`accept`](Listener::accept).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time: no connection is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::AsyncWriteExt;
+    /// use std::io;
+    /// use wakewheel::io::{Listener, Stream};
+    /// use wakewheel::{Cores, block_on};
+    ///
+    /// async fn greet(mut stream: Stream) -> io::Result<()> {
+    ///     stream.write_all(b"hello").await
+    /// }
+    ///
+    /// let cores = Cores::new(2)?;
+    /// block_on(async {
+    ///     let listener = Listener::bind(&"127.0.0.1:0".parse()?)?;
+    ///     let client = Stream::connect(&listener.local_addr()?).await?;
+    ///     let (accepted, _peer) = listener.accept_unregistered().await?;
+    ///     let greeting = cores.spawn(|| async { greet(accepted.register()?).await });
+    ///     assert_eq!(*client.read_chunk().await?, *b"hello");
+    ///     greeting.await?
+    /// })?;
+    /// # io::Result::Ok(())
+    /// ```
+    pub async fn accept_unregistered(&self) -> io::Result<(Accepted, Addr)> {
+        match self {
+            Listener::Tcp(io) => {
+                Accept::new(io).await.map(|(stream, peer)| (Accepted::tcp(stream), peer.into()))
+            }
+            Listener::Unix(io) => {
+                Accept::new(io).await.map(|(stream, peer)| (Accepted::unix(stream), peer.into()))
+            }
         }
     }
 

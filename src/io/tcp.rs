@@ -1,6 +1,6 @@
 //! TCP.
 
-use super::accept::{Accept, Incoming};
+use super::accept::{Accept, Incoming, register};
 use super::connect::connect;
 use super::{Async, Kind, SocketOptions};
 use crate::reactor::Direction;
@@ -47,7 +47,8 @@ impl Async<TcpListener> {
     ///
     /// Safe to drop at any time: no connection is lost.
     pub async fn accept(&self) -> io::Result<(Async<TcpStream>, SocketAddr)> {
-        Accept::new(self).await
+        let (stream, peer) = Accept::new(self).await?;
+        Ok((register::<TcpListener>(stream)?, peer))
     }
 
     /// The connections, one after the other, for ever. Like calling [`accept`](Async::<TcpListener>::accept) in a loop.

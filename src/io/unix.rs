@@ -1,6 +1,6 @@
 //! Unix domain sockets. On Linux and Android, a path that begins with a NUL byte is an abstract name.
 
-use super::accept::{Accept, Incoming};
+use super::accept::{Accept, Incoming, register};
 use super::connect::connect;
 use super::{Async, Kind};
 use crate::reactor::Direction;
@@ -63,7 +63,8 @@ impl Async<UnixListener> {
     ///
     /// Safe to drop at any time: no connection is lost.
     pub async fn accept(&self) -> io::Result<(Async<UnixStream>, SocketAddr)> {
-        Accept::new(self).await
+        let (stream, peer) = Accept::new(self).await?;
+        Ok((register::<UnixListener>(stream)?, peer))
     }
 
     /// The connections, one after the other, for ever. Like calling [`accept`](Async::<UnixListener>::accept) in a loop.

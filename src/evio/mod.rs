@@ -1,6 +1,8 @@
 //! Callbacks for connections, after Go's evio.
 #![allow(dead_code, reason = "the server that uses these is written beside them")]
 
+mod addr;
 mod input;
 
+pub use addr::Addr;
 pub use input::{Input, InputStream};

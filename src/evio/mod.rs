@@ -3,6 +3,8 @@
 
 mod addr;
 mod input;
+mod transport;
 
 pub use addr::Addr;
 pub use input::{Input, InputStream};
+pub use transport::Duplex;

@@ -196,7 +196,7 @@ fn wrong_arguments_are_told_what_to_write() {
         ("unix_echo", &["/tmp/without-a-scheme"], "unix:/path"),
         ("echo", &["--cores", "0"], "at least 1"),
         ("chat", &["--cores", "0"], "at least 1"),
-        ("echo", &["--busy-poll", "5x"], "write a time like 50us or 2ms"),
+        ("echo", &["--busy-poll", "5x"], "write a time like 50us, 2ms or 30s"),
         ("echo", &["--backend", "telepathy"], "or \"poll\""),
         ("timers", &["4000000000"], "a number up to 1000000"),
     ] {

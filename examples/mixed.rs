@@ -201,7 +201,7 @@ async fn web_socket(stream: DetachedStream) -> Result<(), tungstenite::Error> {
 /// Shows how many connections there are.
 async fn monitor(mut stream: DetachedStream, server: Server<Session>) {
     while !server.is_stopping() {
-        let line = format!("{} connections\n", server.connections());
+        let line = format!("connections: {}\n", server.connections());
         match timeout(SILENCE_MAX, stream.write_all(line.as_bytes())).await {
             Ok(Ok(())) => {}
             // Who has gone, or does not read, misses nothing.

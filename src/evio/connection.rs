@@ -442,9 +442,27 @@ impl<H: Handler> Connection<H> {
         }
         let Connection { inner, context, lp } = self;
         let Hands { handler, out, aside } = &mut *lp.hands.borrow_mut();
-        Borrowed { inner, context, lp, handler, out, aside }.data(cx, input);
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
+        let panics = lp.note_panics();
+        let conn = &mut Conn { context, out, link: Link::Stream(inner), server: &lp.server };
+        let reply = handler.data(conn, input);
+        mem::forget(panics);
+        let left = inner.has(REST);
+        match (&inner.transport, &reply.output) {
+            // The usual case, for which the rest would do as well.
+            (Some(Transport::Plain(stream)), Cow::Borrowed(output))
+                if reply.action == Action::None && out.is_empty() && !lp.watches_writes =>
+            {
+                if !output.is_empty() {
+                    match Pin::new(&mut &*stream).poll_write(cx, output) {
+                        Poll::Ready(Ok(sent)) if sent == output.len() => {}
+                        result => inner.sent_partly(result, output),
+                    }
+                }
+            }
+            _ => Borrowed { inner, context, lp, handler, out, aside }.answer(cx, reply),
+        }
+        if left {
+            inner.keep_rest(input);
         }
     }
 
@@ -775,26 +793,12 @@ impl<H: Handler> Borrowed<'_, H> {
         result
     }
 
-    #[inline(always)]
     fn data(&mut self, cx: &mut Context<'_>, input: &[u8]) {
         let panics = self.lp.note_panics();
         let link = Link::Stream(self.inner);
         let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
         let reply = self.handler.data(conn, input);
         mem::forget(panics);
-        // The usual case, for which the rest would do as well.
-        if let (Some(Transport::Plain(stream)), Action::None, Cow::Borrowed(output), true, false) =
-            (&self.inner.transport, reply.action, &reply.output, self.out.is_empty(), self.lp.watches_writes)
-        {
-            if output.is_empty() {
-                return;
-            }
-            match Pin::new(&mut &*stream).poll_write(cx, output) {
-                Poll::Ready(Ok(sent)) if sent == output.len() => {}
-                result => self.inner.sent_partly(result, output),
-            }
-            return;
-        }
         self.answer(cx, reply);
     }
 

@@ -4,6 +4,7 @@ use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
 use super::{Accepted, Async, Chunk, Kind, SocketOptions};
+use crate::reactor::Direction;
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -268,7 +269,10 @@ impl AsyncRead for Stream {
 impl AsyncWrite for &Stream {
     #[inline(always)]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(*self, io => Pin::new(&mut &*io).poll_write(cx, buf))
+        // As `Async` does, but for std's function around the call, which the compiler cannot see into.
+        let (source, kind) = either!(*self, io => (&io.source, io.kind));
+        let op = || socket::send(self.as_fd(), buf);
+        poll_op(source, kind, Direction::Write, cx, op, |&n| n >= certain(buf.len()))
     }
 
     fn poll_write_vectored(

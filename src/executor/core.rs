@@ -380,7 +380,11 @@ impl Core {
     fn turn(&self, timeout: Option<Duration>) -> bool {
         let counters = self.counters();
         counters.turns.add(1);
-        match self.local.turn(timeout) {
+        // A task of this core that waits for an event goes straight into the queue. All other wakers are called.
+        match self
+            .local
+            .turn(timeout, |waker| TaskPtr::of(waker, self).map(|task| self.schedule(task)).is_some())
+        {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);

@@ -210,6 +210,17 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
 pub(super) struct TaskPtr(NonNull<Header>);
 
 impl TaskPtr {
+    /// The task of this core that `waker` wakes, if it is one. The waker keeps it alive.
+    #[inline]
+    pub fn of(waker: &Waker, core: &Core) -> Option<TaskPtr> {
+        if !ptr::eq(waker.vtable(), &VTABLE) {
+            return None;
+        }
+        // SAFETY: whoever has this vtable comes from `raw_waker`, since no other function gives it away.
+        let task = unsafe { of_waker(waker.data()) };
+        (task.core_id() == core.id()).then_some(TaskPtr(task.0))
+    }
+
     /// The header. Whoever has a `TaskPtr` is one of the local owners, or was called by one.
     fn header(&self) -> &Header {
         // SAFETY: a local owner keeps the task alive, and the fields that change are cells and atomics.
@@ -647,9 +658,10 @@ fn is_here(task: &Header) -> bool {
     core::with_current(|core| core.is_some_and(|core| core.id() == task.core_id))
 }
 
+/// Of all wakers of tasks, and no others. (A static: it has one address.)
+static VTABLE: RawWakerVTable = RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+
 fn raw_waker(task: NonNull<Header>) -> RawWaker {
-    static VTABLE: RawWakerVTable =
-        RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
     RawWaker::new(task.as_ptr().cast(), &VTABLE)
 }
 

@@ -148,7 +148,7 @@ impl Source {
             if level.intersects(interest) {
                 // Whoever else waits in this direction may have just lost the edge that was his: he is told as well.
                 let mut wakers = Vec::new();
-                self.readiness.publish(level, &mut wakers);
+                self.readiness.publish(level, |_| false, &mut wakers);
                 return wake_all(&mut wakers);
             }
             self.readiness.clear(interest, seen);

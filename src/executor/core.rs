@@ -239,12 +239,21 @@ impl Core {
         task
     }
 
-    /// Into the run queue, unless it is there.
+    /// Into the run queue, unless it is there (`false`) or complete.
     #[inline]
-    pub fn schedule(&self, task: TaskPtr) {
-        if self.enqueue(task) {
+    pub fn schedule(&self, task: TaskPtr) -> bool {
+        let is_new = self.enqueue(task);
+        if is_new {
             self.counters().wakes_local.add(1);
         }
+        is_new
+    }
+
+    /// The same, if this is the waker of a task of this core that is not complete. (Of one that is, the waker is not worth
+    /// keeping.)
+    #[inline]
+    fn schedule_own(&self, waker: &Waker) -> bool {
+        TaskPtr::of(waker, self).is_some_and(|task| self.schedule(task) || !task.is_complete())
     }
 
     #[inline]
@@ -380,11 +389,7 @@ impl Core {
     fn turn(&self, timeout: Option<Duration>) -> bool {
         let counters = self.counters();
         counters.turns.add(1);
-        // A task of this core that waits for an event goes straight into the queue. All other wakers are called.
-        match self
-            .local
-            .turn(timeout, |waker| TaskPtr::of(waker, self).map(|task| self.schedule(task)).is_some())
-        {
+        match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);

@@ -227,6 +227,10 @@ impl TaskPtr {
         unsafe { self.0.as_ref() }
     }
 
+    pub fn is_complete(&self) -> bool {
+        self.has(COMPLETE)
+    }
+
     fn has(&self, flag: u8) -> bool {
         self.header().flags.get() & flag != 0
     }

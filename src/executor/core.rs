@@ -105,7 +105,7 @@ pub(super) fn post(task: TaskRef) {
 /// Cancels a task, at once if this is its core.
 pub(super) fn cancel(task: TaskRef) {
     with_current(|core| match core {
-        Some(core) if core.id() == task.core_id() => task.open(core).cancel(),
+        Some(core) if core.id() == task.core_id() => task.open(core).cancel(core),
         _ => {
             if let Some(mailbox) = find(task.core_id()) {
                 mailbox.post(Letter::Cancel(task));
@@ -232,7 +232,7 @@ impl Core {
         self.tasks.insert(ptr);
         self.counters().tasks_alive.set(self.tasks.len() as u64);
         if self.closed.get() {
-            ptr.cancel();
+            ptr.cancel(self);
         } else {
             self.schedule(ptr);
         }
@@ -430,7 +430,7 @@ impl Core {
                     self.counters().wakes_remote.add(1);
                 }
             }
-            Letter::Cancel(task) => task.open(self).cancel(),
+            Letter::Cancel(task) => task.open(self).cancel(self),
             // What a closure captured may panic when it is dropped, because it was cancelled on its way here.
             Letter::Run(run) => {
                 contain(|| run(self));

@@ -20,6 +20,10 @@ pub(crate) struct Source {
     home: Mutex<Home>,
 }
 
+// With the two counts of an Arc, 80 bytes.
+#[cfg(all(target_pointer_width = "64", target_os = "linux", not(loom)))]
+const _: () = assert!(size_of::<Source>() <= 64);
+
 #[derive(Debug)]
 struct Home {
     reactor: Arc<Shared>,

@@ -487,10 +487,14 @@ fn copies(counted: &Arc<()>) -> usize {
 fn a_task_of_the_driver_is_scheduled_and_its_waker_stays() {
     let bench = Bench::new();
     let source = bench.source(2110);
-    for (direction, ready) in [(Direction::Read, READ), (Direction::Write, WRITE)] {
+    let (stored, asks) = ([Wait::Stored; 3], [Wait::StoredAndAsks; 3]);
+    for (direction, ready, waits) in
+        [(Direction::Read, READ, stored), (Direction::Write, WRITE, stored), (Direction::Read, READ, asks)]
+    {
         let task = bench.task("task");
-        for _ in 0..3 {
-            assert_eq!(source.readiness.wait(direction, &task), Wait::Stored);
+        source.readiness.adopt(waits == asks);
+        for wait in waits {
+            assert_eq!(source.readiness.wait(direction, &task), wait);
             assert_eq!(figures(bench.happens(2110, ready)), (1, 0, 1));
             assert_eq!(bench.woken(), ["task"]);
             // Nobody waits now.

@@ -20,6 +20,10 @@ pub(crate) struct Source {
     home: Mutex<Home>,
 }
 
+// With the two counts of an Arc, 80 bytes.
+#[cfg(all(target_pointer_width = "64", target_os = "linux", not(loom)))]
+const _: () = assert!(size_of::<Source>() <= 64);
+
 #[derive(Debug)]
 struct Home {
     reactor: Arc<Shared>,
@@ -148,7 +152,7 @@ impl Source {
             if level.intersects(interest) {
                 // Whoever else waits in this direction may have just lost the edge that was his: he is told as well.
                 let mut wakers = Vec::new();
-                self.readiness.publish(level, &mut wakers);
+                self.readiness.publish(level, |_| false, &mut wakers);
                 return wake_all(&mut wakers);
             }
             self.readiness.clear(interest, seen);

@@ -485,7 +485,9 @@ impl Core {
 
     /// Schedules every task.
     pub fn wake_all(&self) {
-        self.tasks.each(|task| self.schedule(task));
+        self.tasks.each(|task| {
+            self.schedule(task);
+        });
     }
 
     pub fn tasks_alive(&self) -> usize {

@@ -3,7 +3,7 @@
 use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
-use super::{Accepted, Async, Chunk, Kind, SocketOptions};
+use super::{Accepted, Async, Chunk, Kind, SocketOptions, certain, poll_op};
 use crate::reactor::Direction;
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;

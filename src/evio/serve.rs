@@ -445,8 +445,8 @@ pub(super) struct Loop<H: Handler> {
 /// What a callback is called with.
 pub(super) struct Hands<H> {
     pub handler: H,
+    /// For the output of the callback that is running.
     pub out: Vec<u8>,
-    pub aside: Vec<u8>,
 }
 
 /// Notes, when it is dropped, that a callback has panicked.
@@ -667,7 +667,7 @@ async fn run_loop<H: Handler>(
     let handler = make(index);
     let lp = Rc::new(Loop {
         watches_writes: handler.watches_writes(),
-        hands: RefCell::new(Hands { handler, out: Vec::new(), aside: Vec::new() }),
+        hands: RefCell::new(Hands { handler, out: Vec::new() }),
         server: Server::new(inner.clone()),
         stopping: Cell::new(false),
         filtered: Cell::default(),

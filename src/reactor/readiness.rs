@@ -201,6 +201,24 @@ impl Readiness {
         if kept { Wait::Stored } else { self.wait_slowly(direction, waker, true) }
     }
 
+    /// [`clear`](Readiness::clear) and [`wait`](Readiness::wait) in one, for a task that was told by its operation that
+    /// there is nothing more for now. `false`: it does not wait, because this is not the usual case.
+    #[inline(always)]
+    pub fn clear_and_wait(&self, direction: Direction, seen: Seen, waker: &Waker) -> bool {
+        let (interest, slot) = (direction.interest().0 as usize, direction.slot_bit());
+        let locked = seen.0 & !interest | LOCKED;
+        if seen.0 & (LOCKED | ORPHANED | ASKS | slot) != 0
+            || self.word.compare_exchange(seen.0, locked, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            self.clear(direction.interest(), seen);
+            return false;
+        }
+        // SAFETY: the lock bit is ours, so no other thread has a reference.
+        let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
+        self.word.fetch_xor(if kept { LOCKED | slot } else { LOCKED }, Ordering::AcqRel);
+        kept
+    }
+
     /// `is_new`: the slot is likely to have no waker like this one.
     #[cold]
     fn wait_slowly(&self, direction: Direction, waker: &Waker, is_new: bool) -> Wait {

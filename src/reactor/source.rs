@@ -1,6 +1,6 @@
 //! A registered descriptor: its readiness, and the reactor that reports to it.
 
-use super::readiness::{Direction, Readiness, Wait};
+use super::readiness::{Direction, Readiness, Seen, Wait};
 use super::shared::Shared;
 use super::{current, wake_all};
 use crate::sync::{Mutex, lock};
@@ -69,6 +69,17 @@ impl Source {
             return Poll::Pending;
         }
         self.poll_ready_slowly(direction, cx)
+    }
+
+    /// What `seen` has promised is used up. If the task, which is the one that polls this direction, has waited before, it
+    /// waits again (`true`).
+    #[inline(always)]
+    pub fn clear_and_wait(&self, direction: Direction, seen: Seen, cx: &mut Context<'_>) -> bool {
+        if self.process.load(Ordering::Relaxed) == fork::generation() {
+            return self.readiness.clear_and_wait(direction, seen, cx.waker());
+        }
+        self.readiness.clear(direction.interest(), seen);
+        false
     }
 
     #[cold]

@@ -371,6 +371,7 @@ impl<H: Handler> Connection<H> {
 impl<H: Handler> Future for Connection<H> {
     type Output = ();
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         loop {

@@ -526,11 +526,16 @@ impl<H: Handler> Loop<H> {
         match (filter, stream) {
             (Some((filter, local)), Ok(stream)) => {
                 let made = (filter.filter)(stream);
+                let counted = Counted(self.clone());
                 let task = async move {
                     let remote = peer.clone().unwrap_or_else(|| local.clone());
                     let transport =
                         made.await.map(|io| Transport::filtered(Box::into_pin(io), local, remote));
-                    finish(Connection::new(lp, transport, peer, origin, addr_index, context)).await;
+                    // From here on, the connection sees to it.
+                    lp.server.inner().count(lp.index);
+                    drop(counted);
+                    spawn_local(finish(Connection::new(lp, transport, peer, origin, addr_index, context)))
+                        .detach();
                 };
                 spawn_local(task).detach();
             }

@@ -21,7 +21,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wakewheel::executor::{self, CoreHandle, CoresBuilder, Panics, Stats};
 use wakewheel::io::{
-    Accepted, Addr, Chunk, Closed, KeepAlive, Listener, SocketOptions, Stream as Connection,
+    Accepted, Addr, Chunk, Closed, Datagram, KeepAlive, Listener, RecvBatch, SocketOptions,
+    Stream as Connection,
 };
 use wakewheel::reactor::{Backend, Handle, MockClock, Reactor, Turn};
 use wakewheel::time::{Elapsed, Timeout};
@@ -105,6 +106,8 @@ mod table {
     row!(Connection:                       y y y y y);
     row!(Listener:                         y y y y y);
     row!(Accepted:                         y y y y y);
+    row!(RecvBatch:                        y y y y y);
+    row!(Datagram<'static>:                y y y y y);
     row!(Chunk:                            y y y y y);
     row!(Addr:                             y y y y y);
     row!(SocketOptions:                    y y y y y);
@@ -200,6 +203,9 @@ fn unnamed_futures_are_send_and_sync() {
     fn buf() -> &'static mut [u8] {
         unreachable!()
     }
+    fn batch() -> &'static mut RecvBatch {
+        unreachable!()
+    }
     fn addr() -> SocketAddr {
         unreachable!()
     }
@@ -237,6 +243,7 @@ fn unnamed_futures_are_send_and_sync() {
         future(|| udp().send_to(buf(), addr())),
         future(|| udp().recv(buf())),
         future(|| udp().peek(buf())),
+        future(|| udp().recv_batch(batch())),
         future(|| udp().send(buf())),
         // Unix.
         future(|| unix_listener().accept()),
@@ -385,6 +392,8 @@ fn everything_can_be_printed() {
     debug::<Connection>();
     debug::<Listener>();
     debug::<Accepted>();
+    debug::<RecvBatch>();
+    debug::<Datagram<'_>>();
     debug::<Chunk>();
     debug::<Addr>();
     debug::<SocketOptions>();

@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 use strace::{Calls, PATIENCE, Traced, difference, skip, total};
 use wakewheel::executor::{self, Stats, yield_now};
+use wakewheel::io::RecvBatch;
 use wakewheel::reactor::Backend;
 use wakewheel::{Async, LocalExecutor, Timer, sleep, spawn, spawn_local, timeout};
 
@@ -171,6 +172,25 @@ fn a_datagram_allocates_nothing() {
 }
 
 /// `readable()` and `read_with`: any number of tasks may wait, and their wakers lie in a list.
+#[test]
+fn a_batch_of_datagrams_allocates_nothing() {
+    let n = run(async {
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let receiver = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let addr = receiver.get_ref().local_addr().unwrap();
+        let mut batch = RecvBatch::new(8, 100);
+        allocations_of(1000, async || {
+            for _ in 0..3 {
+                sender.send_to(&[7; 64], addr).unwrap();
+            }
+            receiver.recv_batch(&mut batch).await.unwrap();
+            assert!(batch.iter().all(|datagram| datagram.bytes == [7; 64]));
+        })
+        .await
+    });
+    assert_eq!(n, 0);
+}
+
 #[test]
 fn waiting_for_readiness_allocates_nothing() {
     let n = run(async {
@@ -665,6 +685,43 @@ fn a_connection_is_eight_system_calls() {
     echo_once(&mut server.connect());
     assert_eq!(per_connection("without a message", &|_| {}), 8);
     assert_eq!(per_connection("with a message", &echo_once), 11);
+}
+
+/// One that finds what is there, and none that finds nothing more.
+#[test]
+fn a_batch_of_datagrams_is_one_system_call() {
+    const NAME: &str = "a_batch_of_datagrams_is_one_system_call";
+    const SCENARIO: &str = "WAKEWHEEL_TEST_SCENARIO";
+    const BATCHES: u64 = 20;
+    if std::env::var(SCENARIO).is_ok_and(|name| name == NAME) {
+        return run(async {
+            let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let receiver = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+            let addr = receiver.get_ref().local_addr().unwrap();
+            let mut batch = RecvBatch::new(64, 100);
+            for _ in 0..BATCHES {
+                for _ in 0..32 {
+                    sender.send_to(&[7; 64], addr).unwrap();
+                }
+                let mut left = 32;
+                while left > 0 {
+                    left -= receiver.recv_batch(&mut batch).await.unwrap();
+                }
+            }
+        });
+    }
+    if let Some(why) = strace::missing() {
+        return skip(NAME, &why);
+    }
+    let itself = std::env::current_exe().expect("the path of this test");
+    let mut traced = Traced::start::<&str>(&[], &itself, |command| {
+        command.args(["--exact", NAME, "--nocapture", "--test-threads=1"]).env(SCENARIO, NAME);
+    });
+    assert!(traced.wait().success(), "{}", traced.said());
+    let calls = traced.calls();
+    assert_eq!(calls["sendto"], BATCHES * 32);
+    // The kernel may leave the delivery to another thread, now and then.
+    assert!((BATCHES..=BATCHES + 5).contains(&calls["recvmmsg"]), "{calls:?}");
 }
 
 #[test]

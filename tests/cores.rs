@@ -375,6 +375,130 @@ fn an_error_leaves_no_thread_behind() {
     assert_eq!(descriptors(), before.1);
 }
 
+/// Cores whose reactor is taken away from them, in a process of its own.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod broken {
+    use super::*;
+    use std::error::Error as _;
+    use std::fs::{File, read_dir, read_link, read_to_string};
+    use std::os::fd::AsRawFd;
+    use wakewheel::reactor::Backend;
+
+    /// Is `name` to be run here? If not, it has been, in a child, or there is no epoll.
+    fn is_to_run(name: &str) -> bool {
+        if Backend::from_env().expect("a backend of this system") != Backend::Epoll {
+            println!("skipped: there is no epoll");
+            return false;
+        }
+        let is_child = is_child(name);
+        if !is_child {
+            succeeds_in_child(name, &[]);
+        }
+        is_child
+    }
+
+    /// Replaces the epoll descriptor of the core that this is called on, which can be told by what is registered with it.
+    fn break_reactor() {
+        let socket = Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap();
+        let entry = format!("tfd: {:8} ", socket.as_raw_fd());
+        let epoll = read_dir("/proc/self/fd").unwrap().map(|fd| fd.unwrap()).find(|fd| {
+            // One is that of this directory, closed already when it is looked at.
+            read_link(fd.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[eventpoll]")
+                && read_to_string(format!("/proc/self/fdinfo/{}", fd.file_name().to_str().unwrap()))
+                    .is_ok_and(|info| info.contains(&entry))
+        });
+        let epoll: i32 = epoll.expect("the descriptor").file_name().to_str().unwrap().parse().unwrap();
+        let null = File::open("/dev/null").unwrap();
+        // SAFETY: no pointers; what the number stands for from now on is not memory to anybody.
+        assert_eq!(unsafe { libc::dup2(null.as_raw_fd(), epoll) }, epoll);
+    }
+
+    const TEXT: &str = "the reactor of this core cannot wait: ";
+
+    #[track_caller]
+    fn check(e: &Error) {
+        assert_eq!(e.kind(), ErrorKind::InvalidInput);
+        assert!(e.to_string().starts_with(TEXT), "{e}");
+        let source = e.source().and_then(|source| source.downcast_ref::<Error>()).expect("the kernel's");
+        assert_eq!(source.raw_os_error(), Some(libc::EINVAL));
+        assert!(e.to_string().ends_with(&source.to_string()), "{e}");
+    }
+
+    #[test]
+    fn a_run_ends_with_the_error_after_the_others_have_ended() {
+        if !is_to_run("broken::a_run_ends_with_the_error_after_the_others_have_ended") {
+            return;
+        }
+        for broken in 0..3 {
+            let (drops, ended) = (Drops::default(), AtomicUsize::new(0));
+            let builder = Cores::builder().threads(3);
+            let result = builder.run(|i| {
+                let (drops, ended) = (drops.clone(), &ended);
+                async move {
+                    let guard = drops.guard();
+                    spawn_local(async move {
+                        let _guard = guard;
+                        pending::<()>().await;
+                    })
+                    .detach();
+                    if i == broken {
+                        sleep(Duration::from_millis(1)).await;
+                        break_reactor();
+                        return pending().await;
+                    }
+                    shutdown_requested().await;
+                    // Their reactors still work.
+                    sleep(Duration::from_millis(10)).await;
+                    ended.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            check(&result.unwrap_err());
+            assert_eq!(ended.into_inner(), 2);
+            assert_eq!(drops.count(), 3, "the tasks of all cores are dropped");
+        }
+    }
+
+    #[test]
+    fn the_error_goes_before_those_that_it_causes() {
+        if !is_to_run("broken::the_error_goes_before_those_that_it_causes") {
+            return;
+        }
+        let result: Result<Vec<()>, Error> = Cores::builder().threads(2).try_run(|i| async move {
+            if i == 1 {
+                break_reactor();
+                return pending().await;
+            }
+            shutdown_requested().await;
+            Err(Error::other("ended too early"))
+        });
+        check(&result.unwrap_err());
+    }
+
+    #[test]
+    fn who_cannot_return_an_error_panics_with_its_text() {
+        if !is_to_run("broken::who_cannot_return_an_error_panics_with_its_text") {
+            return;
+        }
+        let executor = LocalExecutor::new().unwrap();
+        let busy = LocalExecutor::builder().busy_poll(Duration::from_millis(1)).build().unwrap();
+        for executor in [executor, busy] {
+            let payload = catch_unwind(AssertUnwindSafe(|| {
+                executor.block_on(async {
+                    break_reactor();
+                    pending::<()>().await
+                })
+            }));
+            assert!(message(&*payload.unwrap_err()).starts_with(TEXT));
+        }
+
+        let cores = Cores::new(2).unwrap();
+        let breaks = cores.handles()[1].spawn(|| async { break_reactor() });
+        let _ = block_on(breaks);
+        let payload = catch_unwind(AssertUnwindSafe(|| cores.shutdown(Duration::ZERO)));
+        assert!(message(&*payload.unwrap_err()).starts_with(TEXT));
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn an_error_of_a_later_core_leaves_no_thread_behind() {

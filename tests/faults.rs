@@ -19,7 +19,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 use strace::{Traced, call, missing, skip};
 use wakewheel::executor::{self, drain};
-use wakewheel::io::SocketOptions;
+use wakewheel::io::{RecvBatch, SocketOptions};
 use wakewheel::reactor::{Backend, Reactor};
 use wakewheel::{Async, LocalExecutor, Timer, sleep, spawn_local, timeout};
 
@@ -130,7 +130,7 @@ async fn echo(mut stream: Async<TcpStream>) -> io::Result<()> {
 #[test]
 fn interruptions_are_no_errors() {
     const CALLS: &str =
-        "recvfrom,sendto,recvmsg,sendmsg,accept4,epoll_wait,epoll_pwait,epoll_pwait2,ppoll,poll";
+        "recvfrom,recvmmsg,sendto,recvmsg,sendmsg,accept4,epoll_wait,epoll_pwait,epoll_pwait2,ppoll,poll";
     let fault = format!("{CALLS}:error=EINTR:when=1+2");
     let injected = under("interruptions_are_no_errors", &[&fault], || {
         run(async {
@@ -160,11 +160,15 @@ fn interruptions_are_no_errors() {
                 Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?,
                 Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?,
             );
+            let mut batch = RecvBatch::new(4, 1);
             for i in 0..20 {
                 let mut buf = [0];
                 a.send_to(&[i], b.get_ref().local_addr()?).await?;
                 assert_eq!(b.recv_from(&mut buf).await?.0, 1);
                 assert_eq!(buf, [i]);
+                a.send_to(&[i], b.get_ref().local_addr()?).await?;
+                assert_eq!(b.recv_batch(&mut batch).await?, 1);
+                assert!(batch.iter().all(|datagram| datagram.bytes == [i]));
             }
 
             let (a, b) = Async::<UnixStream>::pair()?;
@@ -176,7 +180,7 @@ fn interruptions_are_no_errors() {
         });
     });
     if let Some(injected) = injected {
-        for call in ["recvfrom", "sendto", "accept4", "recvmsg", "sendmsg"] {
+        for call in ["recvfrom", "recvmmsg", "sendto", "accept4", "recvmsg", "sendmsg"] {
             assert!(of(&[call], &injected) >= 1, "{call}: {injected:?}");
         }
         assert!(

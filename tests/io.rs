@@ -20,7 +20,7 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-use wakewheel::io::{Listener, SocketOptions};
+use wakewheel::io::{Listener, RecvBatch, SocketOptions};
 use wakewheel::{Async, IoSafe, LocalExecutor, block_on, sleep, spawn_local};
 
 const LOCALHOST: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
@@ -1131,6 +1131,227 @@ fn a_udp_socket_is_polled_before_any_receive() {
         assert_eq!(b.get_ref().recv(&mut [0; 8])?, 1);
         a.writable().await
     });
+}
+
+// ------------------------------------------------------------------------------------ batches of datagrams
+
+/// What is in a batch: text, sender, truncated.
+fn contents(batch: &RecvBatch) -> Vec<(String, SocketAddr, bool)> {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    batch.iter().map(|datagram| (text(datagram.bytes), datagram.from, datagram.truncated)).collect()
+}
+
+/// Does one call receive many?
+const BATCHES: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+#[test]
+fn a_batch_has_the_boundaries_and_senders_of_its_datagrams() {
+    let addrs: [SocketAddr; 2] = ["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()];
+    for addr in addrs.into_iter().filter(|addr| UdpSocket::bind(addr).is_ok()) {
+        run(async {
+            let to = Async::<UdpSocket>::bind(addr)?;
+            let senders = [UdpSocket::bind(addr)?, UdpSocket::bind(addr)?];
+            let mut expected = Vec::new();
+            for (i, text) in ["one", "", "four", "fivefive", ""].into_iter().enumerate() {
+                let sender = &senders[i % 2];
+                sender.send_to(text.as_bytes(), to.get_ref().local_addr()?)?;
+                let cut = text.len() > 4;
+                expected.push((text[..text.len().min(4)].to_owned(), sender.local_addr()?, cut));
+            }
+            // The kernel may leave the delivery to another thread.
+            thread::sleep(Duration::from_millis(10));
+            let mut batch = RecvBatch::new(3, 4);
+            assert_eq!((batch.capacity(), batch.len(), batch.is_empty()), (3, 0, true));
+            let mut all = Vec::new();
+            while all.len() < expected.len() {
+                let n = to.recv_batch(&mut batch).await?;
+                assert_eq!((batch.len(), batch.iter().len()), (n, n));
+                if all.is_empty() {
+                    assert_eq!(n, if BATCHES { 3 } else { 1 });
+                }
+                all.extend(contents(&batch));
+            }
+            assert_eq!(all, expected);
+            Ok(())
+        });
+    }
+}
+
+#[test]
+fn a_batch_has_room_for_the_longest_datagrams() {
+    run(async {
+        let to = SocketOptions::new().recv_buffer_size(1 << 20).bind_udp(LOCALHOST)?;
+        let sender = UdpSocket::bind("127.0.0.1:0")?;
+        // macOS has a limit of its own.
+        let len = if cfg!(target_os = "linux") { 65_507 } else { 9_000 };
+        let mut batch = RecvBatch::new(16, 65_527);
+        for byte in 1..=3 {
+            sender.send_to(&vec![byte; len], to.get_ref().local_addr()?)?;
+        }
+        let mut byte = 0;
+        while byte < 3 {
+            to.recv_batch(&mut batch).await?;
+            for datagram in batch.iter() {
+                byte += 1;
+                assert!(datagram.bytes == vec![byte; len] && !datagram.truncated);
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_batch_is_waited_for_and_no_datagram_is_lost_or_seen_twice() {
+    run(async {
+        let (a, b) = (Async::<UdpSocket>::bind(LOCALHOST)?, Async::<UdpSocket>::bind(LOCALHOST)?);
+        let addr = b.get_ref().local_addr()?;
+        let mut batch = RecvBatch::new(8, 100);
+        for round in 0..200 {
+            // Before, during and after the wait; fewer than there is room for, and more.
+            let count = round % 13 + 1;
+            let send = async {
+                for i in 0..count {
+                    if i % 3 == round % 3 {
+                        future::yield_now().await;
+                    }
+                    a.send_to(format!("{round}.{i}").as_bytes(), addr).await?;
+                }
+                io::Result::Ok(())
+            };
+            let mut came = Vec::new();
+            let receive = async {
+                while came.len() < count {
+                    if round % 2 == 0 {
+                        b.recv_batch(&mut batch).await?;
+                    } else {
+                        future::poll_fn(|cx| b.poll_recv_batch(cx, &mut batch)).await?;
+                    }
+                    came.extend(contents(&batch).into_iter().map(|(text, ..)| text));
+                }
+                Ok(())
+            };
+            if round % 5 == 0 {
+                future::try_zip(receive, send).await?;
+            } else {
+                future::try_zip(send, receive).await?;
+            }
+            assert_eq!(came, (0..count).map(|i| format!("{round}.{i}")).collect::<Vec<_>>());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_batch_is_empty_when_it_is_given_up_and_the_next_one_has_all() {
+    run(async {
+        let (a, b) = (Async::<UdpSocket>::bind(LOCALHOST)?, Async::<UdpSocket>::bind(LOCALHOST)?);
+        let addr = b.get_ref().local_addr()?;
+        let mut batch = RecvBatch::new(8, 100);
+        a.send_to(b"old", addr).await?;
+        b.recv_batch(&mut batch).await?;
+        assert_eq!(batch.len(), 1);
+        assert!(future::poll_once(b.recv_batch(&mut batch)).await.is_none());
+        assert!(batch.is_empty());
+
+        let mut given_up = Box::pin(b.recv_batch(&mut batch));
+        assert!(future::poll_once(&mut given_up).await.is_none());
+        a.send_to(b"new", addr).await?;
+        b.readable().await?;
+        drop(given_up);
+        assert!(batch.is_empty());
+        b.recv_batch(&mut batch).await?;
+        assert_eq!(contents(&batch), [("new".into(), a.get_ref().local_addr()?, false)]);
+        assert!(future::poll_once(future::poll_fn(|cx| b.poll_recv_batch(cx, &mut batch))).await.is_none());
+        assert!(batch.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn an_error_comes_between_batches_and_ends_nothing() {
+    run(async {
+        let (a, peer) = (Async::<UdpSocket>::bind(LOCALHOST)?, UdpSocket::bind("127.0.0.1:0")?);
+        let addr = peer.local_addr()?;
+        a.get_ref().connect(addr)?;
+        peer.send_to(b"old", a.get_ref().local_addr()?)?;
+        let mut batch = RecvBatch::new(8, 100);
+        a.recv_batch(&mut batch).await?;
+        drop(peer);
+        a.send(b"anybody?").await?;
+        let e = a.recv_batch(&mut batch).await.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
+        assert!(batch.is_empty());
+
+        let peer = UdpSocket::bind(addr)?;
+        for text in ["1", "2", "3"] {
+            peer.send_to(text.as_bytes(), a.get_ref().local_addr()?)?;
+            a.recv_batch(&mut batch).await?;
+            assert_eq!(contents(&batch), [(text.into(), addr, false)]);
+        }
+        Ok(())
+    });
+}
+
+/// Many sockets with a task each, and many tasks on one: everybody gets what is theirs, everything once.
+#[test]
+fn many_tasks_wait_for_batches() {
+    const SOCKETS: usize = 100;
+    const EACH: usize = 50;
+    let executor = LocalExecutor::new().unwrap();
+    executor.block_on(within(async {
+        let sender = Async::<UdpSocket>::bind(LOCALHOST).unwrap();
+        let mut addrs = Vec::new();
+        let tasks: Vec<_> = (0..SOCKETS)
+            .map(|i| {
+                let socket = Async::<UdpSocket>::bind(LOCALHOST).unwrap();
+                addrs.push(socket.get_ref().local_addr().unwrap());
+                spawn_local(async move {
+                    let mut batch = RecvBatch::new(8, 8);
+                    let mut came = Vec::new();
+                    while came.len() < EACH {
+                        socket.recv_batch(&mut batch).await.unwrap();
+                        came.extend(contents(&batch).into_iter().map(|(text, ..)| text));
+                    }
+                    assert_eq!(came, (0..EACH).map(|n| format!("{i}.{n}")).collect::<Vec<_>>());
+                })
+            })
+            .collect();
+        for n in 0..EACH {
+            for (i, addr) in addrs.iter().enumerate() {
+                sender.send_to(format!("{i}.{n}").as_bytes(), *addr).await.unwrap();
+            }
+            if n % 7 == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+
+        let shared = std::rc::Rc::new(Async::<UdpSocket>::bind(LOCALHOST).unwrap());
+        let addr = shared.get_ref().local_addr().unwrap();
+        let total = std::rc::Rc::new(Cell::new(0));
+        for _ in 0..10 {
+            let (shared, total) = (shared.clone(), total.clone());
+            spawn_local(async move {
+                let mut batch = RecvBatch::new(4, 8);
+                loop {
+                    total.set(total.get() + shared.recv_batch(&mut batch).await.unwrap());
+                }
+            })
+            .detach();
+        }
+        for n in 0..300 {
+            sender.send_to(b"x", addr).await.unwrap();
+            if n % 11 == 0 {
+                future::yield_now().await;
+            }
+        }
+        while total.get() < 300 {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(total.get(), 300);
+    }));
 }
 
 #[test]

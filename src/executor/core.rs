@@ -12,6 +12,7 @@ use super::task::{self, Queue, Task, TaskPtr, TaskRef, Tasks};
 use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
 use crate::reactor::{Shared, budget, contain, current};
+use crate::sys::error::explained;
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
 use std::cell::Cell;
@@ -323,6 +324,13 @@ impl Core {
 
     /// Runs everything until `future` is ready.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        // To stop quietly would leave every task hanging.
+        self.try_block_on(future).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// [`block_on`](Core::block_on), and an error if the reactor cannot wait any more. Then the core is of no use but to be
+    /// dropped.
+    pub fn try_block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
         struct Running<'a>(&'a Cell<bool>);
         impl Drop for Running<'_> {
             fn drop(&mut self) {
@@ -346,7 +354,7 @@ impl Core {
                     root.woken.swap(false, Ordering::AcqRel);
                     budget::grant();
                     if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                        return output;
+                        return Ok(output);
                     }
                 }
                 self.run_tasks();
@@ -359,17 +367,17 @@ impl Core {
                 }
                 let idle = || self.queue.is_empty() && !root.woken.load(Ordering::Relaxed);
                 if !idle() {
-                    self.turn(Some(Duration::ZERO));
+                    self.turn(Some(Duration::ZERO))?;
                     continue;
                 }
                 if let Some(spin) = self.settings.busy_poll {
-                    self.spin(spin, idle);
+                    self.spin(spin, idle)?;
                     if !idle() || self.local.shared.park.is_notified() {
                         continue;
                     }
                 }
                 self.counters().sleeps.add(1);
-                if self.turn(None) {
+                if self.turn(None)? {
                     self.read_letters();
                 }
             }
@@ -377,30 +385,31 @@ impl Core {
     }
 
     /// One turn of the reactor; says whether there may be letters.
-    fn turn(&self, timeout: Option<Duration>) -> bool {
+    fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let counters = self.counters();
         counters.turns.add(1);
         match self.local.turn(timeout) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);
-                turn.notified
+                Ok(turn.notified)
             }
-            // To go on would be to spin, and to stop quietly would leave every task hanging.
-            Err(e) => panic!("the reactor of this core cannot wait: {e}"),
+            // To go on would be to spin.
+            Err(e) => Err(cannot_wait(e)),
         }
     }
 
     /// Turns without waiting, for as long as there is nothing to do and `limit` has not passed.
-    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) {
+    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) -> io::Result<()> {
         let started = Instant::now();
         while started.elapsed() < limit {
-            self.turn(Some(Duration::ZERO));
+            self.turn(Some(Duration::ZERO))?;
             if !idle() || self.local.shared.park.is_notified() {
-                return;
+                break;
             }
             std::hint::spin_loop();
         }
+        Ok(())
     }
 
     fn read_letters(&self) {
@@ -497,6 +506,12 @@ impl Drop for Core {
         let cores = CORES.get();
         cores.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&self.mailbox.id);
     }
+}
+
+#[cold]
+fn cannot_wait(e: io::Error) -> io::Error {
+    let text = format!("the reactor of this core cannot wait: {e}");
+    explained(e, text)
 }
 
 /// Odd, so that no two seeds become one; and with bits everywhere, so that seeds in a row look nothing alike.

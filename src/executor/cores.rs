@@ -257,6 +257,11 @@ impl CoresBuilder {
     ///
     /// Those of [`build`](CoresBuilder::build), before anything has run.
     ///
+    /// If the reactor of a core cannot wait any more, which means that somebody closed its descriptor: then the future and the
+    /// tasks of this core are dropped, and the others are asked to end
+    /// ([`shutdown_requested`](crate::executor::shutdown_requested) becomes ready). Once they have, their outputs are dropped.
+    /// The kernel's error is the [`source`](std::error::Error::source).
+    ///
     /// # Panics
     ///
     /// As one of the futures does, after the others have ended. They are asked to:
@@ -312,14 +317,14 @@ impl CoresBuilder {
             for start_now in starts {
                 let _ = start_now.send(());
             }
-            let mut outputs = vec![run_one(core, || main(0))];
+            let mut ends = vec![run_one(core, || main(0))];
             for thread in threads {
                 match thread.join() {
-                    Ok(output) => outputs.extend(output),
+                    Ok(end) => ends.extend(end),
                     Err(payload) => resume_unwind(payload),
                 }
             }
-            Ok(outputs)
+            ends.into_iter().collect()
         })
     }
 
@@ -329,7 +334,7 @@ impl CoresBuilder {
     ///
     /// # Errors
     ///
-    /// Those of [`build`](CoresBuilder::build), before anything has run; the first that a future ended with.
+    /// Those of [`run`](CoresBuilder::run); the first that a future ended with.
     ///
     /// # Panics
     ///
@@ -387,19 +392,19 @@ fn group<'a>(cores: impl Iterator<Item = &'a Arc<Mailbox>> + Clone) {
     }
 }
 
-/// Runs what `main` makes on `core`. If one of the two panics, the others are asked to end.
-fn run_one<F: Future>(core: Box<Core>, main: impl FnOnce() -> F) -> F::Output {
-    struct OnPanic<'a>(&'a Mailbox);
-    impl Drop for OnPanic<'_> {
+/// Runs what `main` makes on `core`. If one of the two panics, or the core cannot wait, the others are asked to end.
+fn run_one<F: Future>(core: Box<Core>, main: impl FnOnce() -> F) -> io::Result<F::Output> {
+    struct OnFailure<'a>(&'a Mailbox);
+    impl Drop for OnFailure<'_> {
         fn drop(&mut self) {
             self.0.request_shutdown();
         }
     }
-    let on_panic = OnPanic(core.mailbox());
+    let on_failure = OnFailure(core.mailbox());
     // The future is made on the core as well: what it registers from the start belongs there.
-    let output = core.block_on(async { main().await });
-    std::mem::forget(on_panic);
-    output
+    let output = core.try_block_on(async { main().await })?;
+    std::mem::forget(on_failure);
+    Ok(output)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

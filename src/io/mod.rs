@@ -28,6 +28,7 @@ pub use options::{KeepAlive, SocketOptions};
 pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
 pub use stream::{Addr, Listener, Stream};
+pub use udp::{Datagram, RecvBatch};
 
 use crate::reactor::{Direction, Seen, Source, budget};
 use crate::sys::{Ready, socket};

@@ -7,11 +7,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-pub(crate) struct Operation<'a, T, F> {
+pub(crate) struct Operation<'a, T, F, P> {
     io: &'a Async<T>,
     direction: Direction,
     waiter: Option<usize>,
     op: F,
+    full: P,
 }
 
 impl<T> Async<T> {
@@ -20,19 +21,29 @@ impl<T> Async<T> {
         &self,
         direction: Direction,
         op: F,
-    ) -> Operation<'_, T, F> {
-        Operation { io: self, direction, waiter: None, op }
+    ) -> Operation<'_, T, F, impl Fn(&R) -> bool + use<T, R, F>> {
+        self.operation_until_short(direction, op, |_| true)
+    }
+
+    /// [`operation`](Async::operation), for an `op` whose result tells that there was no more: it is not `full`.
+    pub(super) fn operation_until_short<R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool>(
+        &self,
+        direction: Direction,
+        op: F,
+        full: P,
+    ) -> Operation<'_, T, F, P> {
+        Operation { io: self, direction, waiter: None, op, full }
     }
 }
 
-impl<T, F> Unpin for Operation<'_, T, F> {}
+impl<T, F, P> Unpin for Operation<'_, T, F, P> {}
 
-impl<T, R, F: FnMut(&T) -> io::Result<R>> Future for Operation<'_, T, F> {
+impl<T, R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool> Future for Operation<'_, T, F, P> {
     type Output = io::Result<R>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         ready!(budget::is_left(cx));
-        let Operation { io, direction, waiter, op } = &mut *self;
+        let Operation { io, direction, waiter, op, full } = &mut *self;
         let (interest, readiness) = (direction.interest(), &io.source.readiness);
         loop {
             let seen = readiness.seen();
@@ -46,7 +57,11 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>> Future for Operation<'_, T, F> {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     io.source.forget(waiter);
-                    budget::spend();
+                    if result.as_ref().is_ok_and(|result| !full(result)) && seen.trusts_short() {
+                        readiness.clear(interest, seen);
+                    } else {
+                        budget::spend();
+                    }
                     return Poll::Ready(result);
                 }
             }
@@ -54,7 +69,7 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>> Future for Operation<'_, T, F> {
     }
 }
 
-impl<T, F> Drop for Operation<'_, T, F> {
+impl<T, F, P> Drop for Operation<'_, T, F, P> {
     fn drop(&mut self) {
         self.io.source.forget(&mut self.waiter);
     }

@@ -101,13 +101,36 @@ impl SockAddr {
     pub unsafe fn fill<T>(
         call: impl FnOnce(*mut sockaddr, *mut socklen_t) -> io::Result<T>,
     ) -> io::Result<(T, SockAddr)> {
-        let room = size_of::<Raw>() as socklen_t;
-        // SAFETY: zeros are a value of each variant; their family is AF_UNSPEC.
-        let mut addr = SockAddr { raw: unsafe { mem::zeroed() }, len: room };
-        let result = call((&raw mut addr.raw).cast(), &mut addr.len)?;
-        // An address that was cut has its whole length here.
-        addr.len = addr.len.min(room);
+        let mut addr = SockAddr::room();
+        let mut len = addr.len;
+        let result = call(addr.as_mut_ptr(), &mut len)?;
+        // SAFETY: all of it is initialized, and the caller has promised that `call` changes only that.
+        unsafe { addr.set_len(len) };
         Ok((result, addr))
+    }
+
+    /// Room for an address that a system call is to write: all zeros, with the length of the room.
+    #[inline]
+    pub fn room() -> SockAddr {
+        // SAFETY: zeros are a value of each variant; their family is AF_UNSPEC.
+        SockAddr { raw: unsafe { mem::zeroed() }, len: size_of::<Raw>() as socklen_t }
+    }
+
+    /// The pointer for a system call to write to.
+    #[inline]
+    pub fn as_mut_ptr(&mut self) -> *mut sockaddr {
+        (&raw mut self.raw).cast()
+    }
+
+    /// What a system call has stored as the length: an address that was cut has its whole length here.
+    ///
+    /// # Safety
+    ///
+    /// So many bytes are initialized, or all that there is room for. (They are where it was made by
+    /// [`room`](SockAddr::room).)
+    #[inline]
+    pub unsafe fn set_len(&mut self, len: socklen_t) {
+        self.len = len.min(size_of::<Raw>() as socklen_t);
     }
 
     /// The pointer for a system call to read from, together with [`len`](SockAddr::len).

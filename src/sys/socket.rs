@@ -10,6 +10,7 @@ use super::option::take_error;
 use libc::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
 
@@ -237,6 +238,174 @@ pub(crate) fn send_to(fd: BorrowedFd<'_>, buf: &[u8], addr: &SockAddr) -> io::Re
     transfer(|| unsafe { libc::sendto(fd.as_raw_fd(), from, len, flags, addr.as_ptr(), addr.len()) })
 }
 
+// ---- Many datagrams ----
+
+/// Room for datagrams, and those that the last [`receive`](Datagrams::receive) has filled it with.
+pub(crate) struct Datagrams {
+    /// The kernel touches what it writes; the rest stays the zeros that it was born with, which take no memory.
+    bytes: Vec<u8>,
+    bytes_each: usize,
+    /// As many there is room for.
+    count: usize,
+    received: Vec<Received>,
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    headers: Headers,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct Received {
+    /// As many as were written to the room, which may be fewer than were sent.
+    len: usize,
+    pub truncated: bool,
+    pub from: SocketAddr,
+}
+
+/// What the kernel is told of the room for each datagram.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+struct Headers {
+    addrs: Vec<SockAddr>,
+    slices: Vec<libc::iovec>,
+    messages: Vec<libc::mmsghdr>,
+}
+
+// SAFETY: the pointers in it are written anew for each call, from what this call has a unique reference to, and nobody but
+// the kernel follows them, during the call.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+unsafe impl Send for Headers {}
+// SAFETY: as above; a shared reference is good for nothing.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+unsafe impl Sync for Headers {}
+
+impl Datagrams {
+    /// As many as one call may ask for (`UIO_MAXIOV`).
+    const COUNT_MAX: usize = 1024;
+
+    /// Room for `count` datagrams (at least 1, and no more than a call can fill) of so many bytes.
+    pub fn new(count: usize, bytes_each: usize) -> Datagrams {
+        let count = count.clamp(1, Datagrams::COUNT_MAX);
+        let size = count.checked_mul(bytes_each).expect("more bytes than there are addresses");
+        Datagrams {
+            bytes: vec![0; size],
+            bytes_each,
+            count,
+            received: Vec::with_capacity(count),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            headers: Headers {
+                addrs: Vec::with_capacity(count),
+                slices: Vec::with_capacity(count),
+                messages: Vec::with_capacity(count),
+            },
+        }
+    }
+
+    /// Datagrams that there is room for.
+    pub fn count_max(&self) -> usize {
+        self.count
+    }
+
+    /// Those of the last call.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&[u8], Received)> + Clone {
+        let place = move |(i, &received): (usize, &Received)| {
+            let start = i * self.bytes_each;
+            (&self.bytes[start..start + received.len], received)
+        };
+        self.received.iter().enumerate().map(place)
+    }
+
+    pub fn len(&self) -> usize {
+        self.received.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.received.clear();
+    }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl Datagrams {
+    /// As many as a call receives if they are there. After fewer of them, the queue was empty, or there was an error, which
+    /// the next call tells.
+    pub fn per_call(&self) -> usize {
+        self.count
+    }
+
+    /// Receives those that are there, up to [`per_call`](Datagrams::per_call), instead of those that were. At least one;
+    /// `WouldBlock`: there is none, also on a socket that blocks.
+    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.clear();
+        let count = self.count;
+        let Headers { addrs, slices, messages } = &mut self.headers;
+        addrs.clear();
+        addrs.resize_with(count, SockAddr::room);
+        slices.clear();
+        let start = self.bytes.as_mut_ptr();
+        slices.extend((0..count).map(|i| libc::iovec {
+            // It is `count` times as long; nothing is followed here.
+            iov_base: start.wrapping_add(i * self.bytes_each).cast(),
+            iov_len: self.bytes_each,
+        }));
+        messages.clear();
+        messages.extend(addrs.iter_mut().zip(slices).map(|(addr, slice)| {
+            let mut message = message(slice);
+            message.msg_namelen = addr.len();
+            message.msg_name = addr.as_mut_ptr().cast();
+            libc::mmsghdr { msg_hdr: message, msg_len: 0 }
+        }));
+        let (vec, vec_len) = (messages.as_mut_ptr(), count as libc::c_uint);
+        // SAFETY: there are `count` headers, which no vector has grown since. Each points to a slice and to an address of its own, with the lengths that they
+        // have, in vectors that nothing else touches until the call is over; and each slice to a part of its own of `bytes`.
+        // There is no time limit.
+        let n = transfer(|| unsafe {
+            libc::recvmmsg(fd.as_raw_fd(), vec, vec_len, libc::MSG_DONTWAIT as _, ptr::null_mut())
+                as libc::ssize_t
+        })?;
+        for (message, addr) in messages.iter().zip(addrs).take(n) {
+            // SAFETY: it was made by `room`, and the kernel writes no more than there is room for.
+            unsafe { addr.set_len(message.msg_hdr.msg_namelen) };
+            let truncated = message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
+            let from = addr.inet().inspect_err(|_| self.received.clear())?;
+            self.received.push(Received { len: message.msg_len as usize, truncated, from });
+        }
+        Ok(n)
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl Datagrams {
+    /// As many as a call receives if they are there.
+    pub fn per_call(&self) -> usize {
+        1
+    }
+
+    pub fn receive(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.receive_one(fd)
+    }
+}
+
+#[cfg(any(test, not(any(target_os = "linux", target_os = "android"))))]
+impl Datagrams {
+    /// Receives one, instead of those that were. `WouldBlock`: there is none.
+    fn receive_one(&mut self, fd: BorrowedFd<'_>) -> io::Result<usize> {
+        self.clear();
+        let mut slice = IoSliceMut::new(&mut self.bytes[..self.bytes_each]);
+        let mut message = message((&raw mut slice).cast());
+        // SAFETY: recvmsg fills the address as `fill` asks for, and the slice, which is an iovec of memory that is valid for
+        // writes.
+        let (len, addr) = unsafe {
+            SockAddr::fill(|addr, addr_len| {
+                message.msg_name = addr.cast();
+                message.msg_namelen = *addr_len;
+                let n = transfer(|| libc::recvmsg(fd.as_raw_fd(), &mut message, 0))?;
+                *addr_len = message.msg_namelen;
+                Ok(n)
+            })?
+        };
+        let truncated = message.msg_flags & libc::MSG_TRUNC != 0;
+        self.received.push(Received { len, truncated, from: addr.inet()? });
+        Ok(1)
+    }
+}
+
 // ---- Descriptors over Unix sockets ----
 
 /// As many descriptors as go with one message: Linux's limit, which the others have room for.
@@ -385,7 +554,7 @@ mod tests {
     use super::super::option;
     use super::*;
     use std::io::Read;
-    use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::{UnixDatagram, UnixStream};
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -646,6 +815,60 @@ mod tests {
             assert_eq!(&buf[..n], b"hello");
             assert_eq!(from, local_addr(a.as_fd()).unwrap().inet().unwrap());
             assert_eq!(kind_of(b.recv_from(&mut buf)), io::ErrorKind::WouldBlock);
+        }
+    }
+
+    #[test]
+    fn many_datagrams_are_received_at_once_or_one_by_one() {
+        type Receive = fn(&mut Datagrams, BorrowedFd<'_>) -> io::Result<usize>;
+        let ways: [(Receive, usize); 2] =
+            [(Datagrams::receive, Datagrams::new(3, 0).per_call()), (Datagrams::receive_one, 1)];
+        for ((receive, per_call), addr) in
+            ways.into_iter().flat_map(|way| localhosts().map(move |a| (way, a)))
+        {
+            let senders = [bound(addr, libc::SOCK_DGRAM), bound(addr, libc::SOCK_DGRAM)];
+            let [a, b] = senders.each_ref().map(|fd| local_addr(fd.as_fd()).unwrap().inet().unwrap());
+            let to = bound(addr, libc::SOCK_DGRAM);
+            let to_addr = local_addr(to.as_fd()).unwrap();
+            let mut datagrams = Datagrams::new(3, 5);
+            assert_eq!(kind_of(receive(&mut datagrams, to.as_fd())), io::ErrorKind::WouldBlock);
+            for (i, text) in ["one", "", "three", "too long"].into_iter().enumerate() {
+                send_to(senders[i % 2].as_fd(), text.as_bytes(), &to_addr).unwrap();
+            }
+            // The kernel may leave the delivery to another thread.
+            std::thread::sleep(Duration::from_millis(10));
+            let mut all = Vec::new();
+            let mut largest = 0;
+            while all.len() < 4 {
+                let n = receive(&mut datagrams, to.as_fd()).unwrap();
+                assert_eq!(n, datagrams.len());
+                largest = largest.max(n);
+                let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+                all.extend(datagrams.iter().map(|(bytes, r)| (text(bytes), r.from, r.truncated)));
+            }
+            assert_eq!(largest, per_call);
+            let expected = [("one", a, false), ("", b, false), ("three", a, false), ("too l", b, true)];
+            assert_eq!(all, expected.map(|(text, from, cut)| (text.to_string(), from, cut)));
+            assert_eq!(kind_of(receive(&mut datagrams, to.as_fd())), io::ErrorKind::WouldBlock);
+            assert_eq!(datagrams.len(), 0, "none of the last call");
+        }
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn receiving_datagrams_does_not_wait_on_a_socket_that_blocks() {
+        let to = bound(LOCALHOSTS[0], libc::SOCK_DGRAM);
+        set_nonblocking(to.as_fd(), false).unwrap();
+        let mut datagrams = Datagrams::new(3, 5);
+        assert_eq!(kind_of(datagrams.receive(to.as_fd())), io::ErrorKind::WouldBlock);
+        send_to(to.as_fd(), b"x", &local_addr(to.as_fd()).unwrap()).unwrap();
+        assert_eq!(datagrams.receive(to.as_fd()).unwrap(), 1);
+    }
+
+    #[test]
+    fn there_is_room_for_as_many_datagrams_as_a_call_can_fill() {
+        for (count, room) in [(0, 1), (1, 1), (17, 17), (1024, 1024), (5000, 1024)] {
+            assert_eq!(Datagrams::new(count, 1).count_max(), room);
         }
     }
 

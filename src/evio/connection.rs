@@ -678,6 +678,10 @@ impl<H: Handler> Connection<H> {
             }
             handle::fail_all(done);
         }
+        if self.inner.has(ACTION) && self.inner.extras().action == Action::Shutdown {
+            // It has failed before its output had gone.
+            self.lp.server.stop();
+        }
         let mut action = Action::None;
         if self.inner.has(OPEN) {
             self.inner.unset(OPEN | HANDLE);
@@ -705,8 +709,18 @@ impl<H: Handler> Connection<H> {
 impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
         let panicked = self.lp.has_panicked();
+        // `closed` may be the next to panic.
+        let _noted = AtEnd(self.lp.clone());
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
         self.finish(Waker::noop(), error);
+    }
+}
+
+struct AtEnd<H: Handler>(Rc<Loop<H>>);
+
+impl<H: Handler> Drop for AtEnd<H> {
+    fn drop(&mut self) {
+        self.0.has_panicked();
     }
 }
 
@@ -776,12 +790,15 @@ impl<H: Handler> Borrowed<'_, H> {
         let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
         let Opened { reply, options } = self.handler.opened(conn);
         mem::forget(panics);
-        if self.inner.has(FAILED) {
-            self.out.clear();
-        } else if let Err(e) = self.inner.set_options(&options) {
-            self.inner.fail(e);
-        } else {
-            self.answer(cx, reply);
+        if !self.inner.has(FAILED) {
+            match self.inner.set_options(&options) {
+                Ok(()) => return self.answer(cx, reply),
+                Err(e) => self.inner.fail(e),
+            }
+        }
+        self.out.clear();
+        if reply.action == Action::Shutdown {
+            self.inner.close_later(Action::Shutdown);
         }
     }
 

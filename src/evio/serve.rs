@@ -475,9 +475,15 @@ impl<H: Handler> Loop<H> {
         NotePanic(&self.panicked)
     }
 
-    /// Has a callback panicked since this was last asked?
+    /// Has a callback panicked since this was last asked? What it had appended to its output goes to nobody.
     pub fn has_panicked(&self) -> bool {
-        self.panicked.take()
+        let panicked = self.panicked.take();
+        if panicked {
+            let Hands { out, aside, .. } = &mut *self.hands.borrow_mut();
+            out.clear();
+            aside.clear();
+        }
+        panicked
     }
 
     pub fn uncount(&self) {
@@ -753,7 +759,12 @@ fn listen<H: Handler>(lp: &Rc<Loop<H>>, bound: Bound, addr_index: usize) -> io::
         Bound::Udp(socket) => {
             let socket = Arc::new(Async::new_nonblocking(socket)?);
             lp.server.inner().set_socket(addr_index, socket.clone());
-            spawn_local(serve_udp(lp, socket, addr_index))
+            spawn_local(async move {
+                // After a panic of the callback, the next datagram is a new one.
+                while spawn_local(serve_udp(lp.clone(), socket.clone(), addr_index)).await.is_err() {
+                    lp.hands.borrow_mut().out.clear();
+                }
+            })
         }
         other => {
             let listener = register(other)?;

@@ -520,8 +520,7 @@ impl<H: Handler> Connection<H> {
             if self.inner.has(ACTION) {
                 self.inner.unset(ACTION);
                 let action = self.inner.extras().action;
-                if action == Action::Detach {
-                    self.detach(cx.waker());
+                if action == Action::Detach && self.detach(cx.waker()) {
                     return Poll::Ready(Next::End);
                 }
                 if action == Action::Shutdown {
@@ -645,8 +644,9 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn detach(&mut self, waker: &Waker) {
-        let Some(transport) = self.inner.transport.take() else { return };
+    /// `false`: nobody wants the stream, so that it is to be closed.
+    fn detach(&mut self, waker: &Waker) -> bool {
+        let Some(transport) = self.inner.transport.take() else { return true };
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
         if let Some(shared) = extras.shared.take() {
@@ -660,11 +660,14 @@ impl<H: Handler> Connection<H> {
             result
         });
         match result {
-            Ok(action) => self.uncount(action),
+            Ok(action) => {
+                self.uncount(action);
+                true
+            }
             Err(stream) => {
                 self.inner.transport = Some(stream.into_transport().0);
                 self.inner.set(OPEN);
-                self.finish(waker, None);
+                false
             }
         }
     }

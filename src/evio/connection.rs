@@ -487,8 +487,7 @@ impl<H: Handler> Connection<H> {
             if self.inner.has(ACTION) {
                 self.inner.unset(ACTION);
                 let action = self.inner.extras().action;
-                if action == Action::Detach {
-                    self.detach();
+                if action == Action::Detach && self.detach() {
                     return Poll::Ready(Next::End);
                 }
                 if action == Action::Shutdown {
@@ -611,8 +610,9 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn detach(&mut self) {
-        let Some(transport) = self.transport.take() else { return };
+    /// `false`: nobody wants the stream, so that it is to be closed.
+    fn detach(&mut self) -> bool {
+        let Some(transport) = self.transport.take() else { return true };
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
         if let Some(shared) = extras.shared.take() {
@@ -625,11 +625,14 @@ impl<H: Handler> Connection<H> {
             result
         });
         match result {
-            Ok(action) => self.uncount(action),
+            Ok(action) => {
+                self.uncount(action);
+                true
+            }
             Err(stream) => {
                 self.transport = Some(stream.into_transport().0);
                 self.inner.set(OPEN);
-                self.finish(None);
+                false
             }
         }
     }
@@ -642,6 +645,10 @@ impl<H: Handler> Connection<H> {
                 shared.close();
             }
             handle::fail_all(done);
+        }
+        if self.inner.has(ACTION) && self.inner.extras().action == Action::Shutdown {
+            // It has failed before its output had gone.
+            self.lp.server.stop();
         }
         let mut action = Action::None;
         if self.inner.has(OPEN) {
@@ -669,8 +676,18 @@ impl<H: Handler> Connection<H> {
 impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
         let panicked = self.lp.has_panicked();
+        // `closed` may be the next to panic.
+        let _noted = AtEnd(self.lp.clone());
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
         self.finish(error);
+    }
+}
+
+struct AtEnd<H: Handler>(Rc<Loop<H>>);
+
+impl<H: Handler> Drop for AtEnd<H> {
+    fn drop(&mut self) {
+        self.0.has_panicked();
     }
 }
 
@@ -797,12 +814,14 @@ impl<H: Handler> Borrowed<'_, H> {
 
     fn opened(&mut self) {
         let Opened { reply, options } = self.call(|handler, conn| handler.opened(conn));
-        if self.inner.has(FAILED) {
-            return;
+        if !self.inner.has(FAILED) {
+            match self.inner.set_options(self.transport, &options) {
+                Ok(()) => return self.answer(reply),
+                Err(e) => self.inner.fail(e),
+            }
         }
-        match self.inner.set_options(self.transport, &options) {
-            Ok(()) => self.answer(reply),
-            Err(e) => self.inner.fail(e),
+        if reply.action == Action::Shutdown {
+            self.inner.close_later(Action::Shutdown);
         }
     }
 

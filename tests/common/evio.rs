@@ -411,7 +411,12 @@ impl Client {
     #[track_caller]
     pub fn expect_end(&mut self) {
         let rest = self.to_end();
-        assert!(rest.is_empty(), "the end, and not {} bytes: {}…", rest.len(), rest[..rest.len().min(80)].escape_ascii());
+        assert!(
+            rest.is_empty(),
+            "the end, and not {} bytes: {}…",
+            rest.len(),
+            rest[..rest.len().min(80)].escape_ascii()
+        );
     }
 
     /// It sends no more.

@@ -69,7 +69,8 @@ impl Refs {
     }
 }
 
-/// Far from where numbers wrap: a quarter of the range to both sides.
+/// Far from where numbers wrap: a quarter of the range to both sides. (A thousand million wakers of one task, which would
+/// have 16 GB.)
 #[inline]
 fn is_sane(number: i32) -> bool {
     number.wrapping_add(SHARE / 2) as u32 <= SHARE as u32

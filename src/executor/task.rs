@@ -217,7 +217,8 @@ impl TaskPtr {
         if !ptr::eq(waker.vtable(), &VTABLE) {
             return None;
         }
-        // SAFETY: whoever has this vtable comes from `raw_waker`, since no other function gives it away.
+        // SAFETY: nobody but `raw_waker` makes a waker with this vtable, unless he promises (`Waker::new` is unsafe) that the
+        // pointer beside it is such a waker's. And a waker has a reference.
         let task = unsafe { of_waker(waker.data()) };
         (task.core_id() == core.id()).then_some(TaskPtr(task.0))
     }

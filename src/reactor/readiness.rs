@@ -12,8 +12,8 @@
 //!
 //! Nothing of a user's runs under the lock bit: wakers are cloned before, and woken or dropped after. But a task of the
 //! core that publishes is scheduled there and then, and its waker **stays** in its slot, without its bit: when the same task
-//! waits again, to set the bit is all that there is to do. Until then nobody wakes it; it keeps the task's memory, but not
-//! its future.
+//! waits again, to set the bit is all that there is to do. Until then nobody wakes it. If the task is complete by then, it
+//! keeps its memory, but not its future.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{UnsafeCell, spin};

@@ -442,7 +442,7 @@ fn sizes() {
         assert!(size_of::<ReadableOwned<TcpStream>>() <= 56);
         assert!(size_of::<Writable<'_, TcpStream>>() <= 56);
         assert!(size_of::<WritableOwned<TcpStream>>() <= 56);
-        assert!(size_of::<Task<[u8; 64]>>() == 8);
+        assert!(size_of::<Task<[u8; 64]>>() == 16);
         assert!(size_of::<JoinHandle<[u8; 64]>>() == 8);
         assert!(size_of::<JoinError>() == 8);
         assert!(size_of::<Chunk>() <= 16);

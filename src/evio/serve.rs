@@ -445,8 +445,8 @@ pub(super) struct Loop<H: Handler> {
 /// What a callback is called with.
 pub(super) struct Hands<H> {
     pub handler: H,
+    /// For the output of the callback that is running.
     pub out: Vec<u8>,
-    pub aside: Vec<u8>,
 }
 
 /// Notes, when it is dropped, that a callback has panicked.
@@ -477,9 +477,13 @@ impl<H: Handler> Loop<H> {
         NotePanic(&self.panicked)
     }
 
-    /// Has a callback panicked since this was last asked?
+    /// Has a callback panicked since this was last asked? What it had appended to its output goes to nobody.
     pub fn has_panicked(&self) -> bool {
-        self.panicked.take()
+        let panicked = self.panicked.take();
+        if panicked {
+            self.hands.borrow_mut().out.clear();
+        }
+        panicked
     }
 
     pub fn uncount(&self) {
@@ -490,10 +494,11 @@ impl<H: Handler> Loop<H> {
     fn open(self: &Rc<Self>, stream: Stream, peer: Addr, addr_index: usize) {
         let callbacks = self.server.addrs().len() - self.async_fns.len();
         if let Some(handler) = addr_index.checked_sub(callbacks).and_then(|i| self.async_fns.get(i)) {
-            let future = handler(stream.into(), self.server.clone());
-            let counted = Counted(self.clone());
+            let (handler, server) = (handler.clone(), self.server.clone());
+            let counted = Counted(Some(self.clone()));
             spawn_local(async move {
-                future.await;
+                // In its task: a panic before there is a future costs no more than one after that.
+                handler(stream.into(), server).await;
                 drop(counted);
             })
             .detach();
@@ -513,24 +518,24 @@ impl<H: Handler> Loop<H> {
     ) {
         let lp = self.clone();
         let context = H::Context::default();
-        let filter = match (&self.filter, &stream) {
+        match (self.filter.clone(), stream) {
             (Some(filter), Ok(stream)) => {
-                let local = stream.local_addr().map(Addr::from);
-                local
-                    .ok()
-                    .filter(|local| (filter.should)(local, peer.as_ref()))
-                    .map(|local| (filter.clone(), local))
-            }
-            _ => None,
-        };
-        match (filter, stream) {
-            (Some((filter, local)), Ok(stream)) => {
-                let made = (filter.filter)(stream);
+                // If one of the two functions panics, there never is a connection.
+                let counted = Counted(Some(self.clone()));
                 let task = async move {
-                    let remote = peer.clone().unwrap_or_else(|| local.clone());
-                    let transport =
-                        made.await.map(|io| Transport::filtered(Box::into_pin(io), local, remote));
-                    finish(Connection::new(lp, transport, peer, origin, addr_index, context)).await;
+                    let local = stream.local_addr().map(Addr::from);
+                    let local = local.ok().filter(|local| (filter.should)(local, peer.as_ref()));
+                    let transport = match local {
+                        Some(local) => {
+                            let remote = peer.clone().unwrap_or_else(|| local.clone());
+                            let made = (filter.filter)(stream).await;
+                            made.map(|io| Transport::filtered(Box::into_pin(io), local, remote))
+                        }
+                        None => Ok(Transport::Plain(stream)),
+                    };
+                    counted.leave();
+                    let connection = Connection::new(lp, transport, peer, origin, addr_index, context);
+                    spawn_local(finish(connection)).detach();
                 };
                 spawn_local(task).detach();
             }
@@ -604,11 +609,20 @@ impl<H: Handler> Loop<H> {
 }
 
 /// Counted among the connections of a loop, until it is dropped.
-struct Counted<H: Handler>(Rc<Loop<H>>);
+struct Counted<H: Handler>(Option<Rc<Loop<H>>>);
+
+impl<H: Handler> Counted<H> {
+    /// Somebody else will see to it.
+    fn leave(mut self) {
+        self.0 = None;
+    }
+}
 
 impl<H: Handler> Drop for Counted<H> {
     fn drop(&mut self) {
-        self.0.uncount();
+        if let Some(lp) = &self.0 {
+            lp.uncount();
+        }
     }
 }
 
@@ -667,7 +681,7 @@ async fn run_loop<H: Handler>(
     let handler = make(index);
     let lp = Rc::new(Loop {
         watches_writes: handler.watches_writes(),
-        hands: RefCell::new(Hands { handler, out: Vec::new(), aside: Vec::new() }),
+        hands: RefCell::new(Hands { handler, out: Vec::new() }),
         server: Server::new(inner.clone()),
         stopping: Cell::new(false),
         filtered: Cell::default(),
@@ -756,7 +770,12 @@ fn listen<H: Handler>(lp: &Rc<Loop<H>>, bound: Bound, addr_index: usize) -> io::
         Bound::Udp(socket) => {
             let socket = Arc::new(Async::new_nonblocking(socket)?);
             lp.server.inner().set_socket(addr_index, socket.clone());
-            spawn_local(serve_udp(lp, socket, addr_index))
+            spawn_local(async move {
+                // After a panic of the callback, the next datagram is a new one.
+                while spawn_local(serve_udp(lp.clone(), socket.clone(), addr_index)).await.is_err() {
+                    lp.hands.borrow_mut().out.clear();
+                }
+            })
         }
         other => {
             let listener = register(other)?;

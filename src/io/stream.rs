@@ -3,7 +3,8 @@
 use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
-use super::{Accepted, Async, Chunk, Kind, SocketOptions};
+use super::{Accepted, Async, Chunk, Kind, SocketOptions, certain, poll_op};
+use crate::reactor::{Direction, Source};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -22,6 +23,7 @@ use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream}
 use std::path::Path;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// A connection, over TCP or a Unix socket.
@@ -126,6 +128,11 @@ impl Stream {
     /// `NotConnected`, if the peer has reset the connection.
     pub fn peer_addr(&self) -> io::Result<Addr> {
         either!(self, io => io.get_ref().peer_addr().map(Addr::from))
+    }
+
+    #[inline(always)]
+    pub(super) fn source(&self) -> (&Arc<Source>, Kind) {
+        either!(self, io => (&io.source, io.kind))
     }
 
     /// Waits until it is readable, as the kernel sees it: data, the end, or an error. Any number of tasks may wait.
@@ -268,7 +275,10 @@ impl AsyncRead for Stream {
 impl AsyncWrite for &Stream {
     #[inline(always)]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(*self, io => Pin::new(&mut &*io).poll_write(cx, buf))
+        // As `Async` does, but for std's function around the call, which the compiler cannot see into.
+        let (source, kind) = self.source();
+        let op = || socket::send(self.as_fd(), buf);
+        poll_op(source, kind, Direction::Write, cx, op, |&n| n >= certain(buf.len()))
     }
 
     fn poll_write_vectored(

@@ -18,7 +18,7 @@
 mod common;
 
 use async_tungstenite::accept_async_with_config;
-use async_tungstenite::tungstenite::{self, protocol::WebSocketConfig};
+use async_tungstenite::tungstenite::protocol::WebSocketConfig;
 use common::Signal;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, FutureExt, StreamExt};
 use lexopt::prelude::*;
@@ -40,7 +40,9 @@ const MESSAGE_LEN_MAX: usize = 1 << 20;
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    common::main("mixed [ADDRESS [ADDRESS-OF-THE-MONITOR]] [--loops N]", parse, run)
+    common::main("mixed [ADDRESS [ADDRESS-OF-THE-MONITOR]] [--loops N]", parse, |(addrs, builder)| {
+        run(addrs, builder)
+    })
 }
 
 /// What belongs to a connection. It goes with it to a task, and comes back.
@@ -58,13 +60,7 @@ enum Job {
     Put(u64),
 }
 
-struct Args {
-    addr: String,
-    monitor_addr: String,
-    builder: Builder<Session>,
-}
-
-fn run(Args { addr, monitor_addr, builder }: Args) -> io::Result<()> {
+fn run([addr, monitor_addr]: [String; 2], builder: Builder<Session>) -> io::Result<()> {
     let signal = Signal::new()?;
     let events = Events::with_context::<Session>()
         .serving(move |server| {
@@ -132,8 +128,8 @@ fn detached(conn: &mut Conn<'_, Session>, stream: DetachedStream) -> Action {
     let (server, session, peer) = (conn.server().clone(), mem::take(conn.context), conn.remote_addr());
     spawn_local(async move {
         let done = match session.job {
-            Job::WebSocket => web_socket(stream).await.map_err(|e| e.to_string()),
-            Job::Put(len) => put(stream, len, session, server).await.map_err(|e| e.to_string()),
+            Job::WebSocket => web_socket(stream).await,
+            Job::Put(len) => put(stream, len, session, server).await,
         };
         if let (Err(e), Some(peer)) = (done, peer) {
             eprintln!("{peer}: {e}");
@@ -172,28 +168,26 @@ async fn put(
 /// Echoes messages, until the client closes the WebSocket or the server stops.
 ///
 /// A WebSocket does not go back under the callbacks: tungstenite reads ahead, and what it has read it keeps.
-async fn web_socket(stream: DetachedStream) -> Result<(), tungstenite::Error> {
+async fn web_socket(stream: DetachedStream) -> io::Result<()> {
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_LEN_MAX))
         .max_frame_size(Some(MESSAGE_LEN_MAX));
     let accepting = timeout(SILENCE_MAX, accept_async_with_config(stream, Some(config)));
-    let mut socket = accepting.await.map_err(io::Error::from)??;
+    let mut socket = accepting.await?.map_err(io::Error::other)?;
     loop {
         let message = async { Some(socket.next().await) };
         let stop = async {
             shutdown_requested().await;
             None
         };
-        match timeout(SILENCE_MAX, message.or(stop)).await.map_err(io::Error::from)? {
-            // tungstenite answers pings and the end by itself.
-            Some(Some(message)) => match message? {
-                echo if echo.is_text() || echo.is_binary() => {
-                    timeout(SILENCE_MAX, socket.send(echo)).await.map_err(io::Error::from)??;
-                }
-                _ => {}
-            },
+        let message = match timeout(SILENCE_MAX, message.or(stop)).await? {
+            Some(Some(message)) => message.map_err(io::Error::other)?,
             Some(None) => return Ok(()),
-            None => return socket.close(None).await,
+            None => return socket.close(None).await.map_err(io::Error::other),
+        };
+        // tungstenite answers pings, and the end, when it is asked for the next message.
+        if message.is_text() || message.is_binary() {
+            timeout(SILENCE_MAX, socket.send(message)).await?.map_err(io::Error::other)?;
         }
     }
 }
@@ -214,19 +208,18 @@ async fn monitor(mut stream: DetachedStream, server: Server<Session>) {
     }
 }
 
-fn parse(mut parser: lexopt::Parser) -> Result<Args, lexopt::Error> {
-    let (mut addrs, mut builder) = (Vec::new(), Builder::new());
+fn parse(mut parser: lexopt::Parser) -> Result<([String; 2], Builder<Session>), lexopt::Error> {
+    let (mut addrs, mut given) = (["tcp://127.0.0.1:5000", "tcp://127.0.0.1:5001"].map(String::from), 0);
+    let mut builder = Builder::new();
     while let Some(arg) = parser.next()? {
         match arg {
             Long("loops") => builder = builder.loops(parser.value()?.parse::<isize>()?),
-            Value(value) if addrs.len() < 2 => addrs.push(value.string()?),
+            Value(value) if given < addrs.len() => {
+                addrs[given] = value.string()?;
+                given += 1;
+            }
             _ => return Err(arg.unexpected()),
         }
     }
-    let mut addrs = addrs.into_iter();
-    Ok(Args {
-        addr: addrs.next().unwrap_or_else(|| "tcp://127.0.0.1:5000".into()),
-        monitor_addr: addrs.next().unwrap_or_else(|| "tcp://127.0.0.1:5001".into()),
-        builder,
-    })
+    Ok((addrs, builder))
 }

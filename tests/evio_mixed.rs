@@ -274,14 +274,12 @@ fn mixed_says_goodbye_to_all() {
     // A WebSocket has left the callbacks, and is not counted.
     assert_eq!(monitored.next().unwrap().unwrap(), "connections: 2");
     assert_eq!(monitored.next().unwrap().unwrap(), "connections: 2", "a second later");
-    let started = Instant::now();
     program.signal(libc::SIGINT);
     assert!(socket.read().unwrap().is_close());
     assert_eq!(line.read(&mut [0]).unwrap(), 0);
     assert!(monitored.next().is_none());
     let (status, errors) = program.wait();
     assert_eq!((status.code(), errors.as_str()), (Some(0), ""));
-    assert!(started.elapsed() < Duration::from_secs(5), "nobody had to be waited for");
 }
 
 // ------------------------------------------------------------------------------------------------- proxy
@@ -447,20 +445,15 @@ fn proxy_closes_what_it_has_opened() {
     let (program, addr) = proxy(upstream(echo), &["--loops", "2"]);
     // What comes with the first one stays.
     assert_eq!(exchange(connect(addr), b"x", end_tcp), b"x");
-    let wait_for = |count: usize| {
+    let wait_for = |what: &dyn Fn(usize) -> bool| {
         let started = Instant::now();
-        while files(&program) != count {
-            assert!(started.elapsed() < PATIENCE, "{} files, not {count}", files(&program));
+        while !what(files(&program)) {
+            assert!(started.elapsed() < PATIENCE, "{} files", files(&program));
             thread::sleep(Duration::from_millis(5));
         }
     };
-    let mut before = files(&program);
-    // The first one may not be closed yet.
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_millis(300) {
-        thread::sleep(Duration::from_millis(10));
-        before = before.min(files(&program));
-    }
+    // Perhaps with its two: they do not count.
+    let before = files(&program);
 
     let mut clients: Vec<_> = (0..CONNECTIONS).map(|_| connect(addr)).collect();
     for (i, client) in clients.iter_mut().enumerate() {
@@ -471,9 +464,9 @@ fn proxy_closes_what_it_has_opened() {
         client.read_exact(&mut answer).unwrap();
         assert_eq!(answer, [i as u8; 1000]);
     }
-    wait_for(before + 2 * CONNECTIONS);
+    wait_for(&|files| files >= before - 2 + 2 * CONNECTIONS);
     drop(clients);
-    wait_for(before);
+    wait_for(&|files| files <= before);
     assert_eq!(
         end(program),
         (
@@ -522,26 +515,37 @@ fn proxy_ends_both_sides_by_a_reset() {
 
 #[test]
 fn proxy_closes_idle_connections_only() {
-    const IDLE: Duration = Duration::from_millis(400);
-    let slow = upstream(|mut stream| {
-        for _ in 0..10 {
-            if stream.write_all(b"x").is_err() {
-                return;
+    const IDLE: Duration = Duration::from_millis(1000);
+    let (sender, pauses) = mpsc::channel();
+    let slow = upstream(move |mut stream| {
+        let mut longest = Duration::ZERO;
+        for _ in 0..15 {
+            let began = Instant::now();
+            let sent = stream.write_all(b"x");
+            thread::sleep(IDLE / 10);
+            longest = longest.max(began.elapsed());
+            if sent.is_err() {
+                break;
             }
-            thread::sleep(IDLE / 4);
         }
+        sender.send(longest).unwrap();
         // And then nothing.
         let _ = stream.read(&mut [0]);
     });
-    let (program, addr) = proxy(slow, &["--idle", "400ms"]);
-    let mut client = connect(addr);
-    let mut received = vec![0; 10];
-    client.read_exact(&mut received).unwrap();
-    let started = Instant::now();
-    assert!(has_ended(client.read(&mut [0])));
-    assert!(started.elapsed() > IDLE / 2, "{:?}", started.elapsed());
+    let (program, addr) = proxy(slow, &["--idle", "1000ms"]);
+    let mut received = Vec::new();
+    let began = Instant::now();
+    let result = connect(addr).read_to_end(&mut received);
+    let lasted = began.elapsed();
+    let pause = pauses.recv_timeout(PATIENCE).unwrap();
+    if received.len() < 15 && pause >= IDLE / 2 {
+        return println!("skipped: the machine has paused for {pause:?}");
+    }
+    assert!(has_ended(result.map(|_| 0)));
+    assert_eq!(received.len(), 15);
+    assert!(lasted >= 2 * IDLE, "{lasted:?}");
     let (_, errors) = end(program);
-    assert!(errors.ends_with(": idle for 400ms\n"), "{errors}");
+    assert!(errors.ends_with(": idle for 1s\n"), "{errors}");
 }
 
 #[test]

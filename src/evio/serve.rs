@@ -770,12 +770,7 @@ fn listen<H: Handler>(lp: &Rc<Loop<H>>, bound: Bound, addr_index: usize) -> io::
         Bound::Udp(socket) => {
             let socket = Arc::new(Async::new_nonblocking(socket)?);
             lp.server.inner().set_socket(addr_index, socket.clone());
-            spawn_local(async move {
-                // After a panic of the callback, the next datagram is a new one.
-                while spawn_local(serve_udp(lp.clone(), socket.clone(), addr_index)).await.is_err() {
-                    lp.hands.borrow_mut().out.clear();
-                }
-            })
+            spawn_local(serve_udp(lp, socket, addr_index))
         }
         other => {
             let listener = register(other)?;

@@ -6,9 +6,11 @@ use super::serve::{Hands, Loop};
 use super::{Action, Conn, Handler, Reply};
 use crate::Async;
 use crate::io::RecvBatch;
+use crate::spawn_local;
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -30,13 +32,22 @@ pub(super) async fn serve_udp<H: Handler>(lp: Rc<Loop<H>>, socket: Arc<Async<Udp
         }
         for received in batch.iter() {
             let datagram = Datagram { socket: socket.clone(), from: received.from, addr_index };
-            let (mut out, action) = {
+            let answer = catch_unwind(AssertUnwindSafe(|| {
                 let Hands { handler, out, .. } = &mut *lp.hands.borrow_mut();
                 let link = Link::Datagram(&datagram);
                 let conn = &mut Conn { context: &mut context, out, link, server: &lp.server };
                 let Reply { output, action } = handler.data(conn, received.bytes);
                 out.extend_from_slice(&output);
                 (mem::take(out), action)
+            }));
+            let (mut out, action) = match answer {
+                Ok(answer) => answer,
+                Err(payload) => {
+                    lp.hands.borrow_mut().out.clear();
+                    // A task that panics is what the executor has its rules for. The next datagram is another one.
+                    spawn_local(async { resume_unwind(payload) }).detach();
+                    continue;
+                }
             };
             if !out.is_empty() {
                 // What cannot be sent is lost, as datagrams are.

@@ -528,9 +528,12 @@ fn b30_what_one_thread_writes_keeps_its_order() {
     }
 }
 
+/// Which write, and its error.
+type End = (usize, Option<ErrorKind>);
+
 /// What the ends of writes were told.
 #[derive(Clone, Default)]
-struct Ends(Arc<Mutex<Vec<(usize, Option<ErrorKind>)>>>);
+struct Ends(Arc<Mutex<Vec<End>>>);
 
 impl Ends {
     fn of(&self, n: usize) -> impl FnOnce(std::io::Result<()>) + Send + 'static {
@@ -539,7 +542,7 @@ impl Ends {
     }
 
     #[track_caller]
-    fn wait(&self, n: usize) -> Vec<(usize, Option<ErrorKind>)> {
+    fn wait(&self, n: usize) -> Vec<End> {
         eventually("all are told", || self.0.lock().unwrap().len() >= n);
         self.0.lock().unwrap().clone()
     }

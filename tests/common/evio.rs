@@ -393,7 +393,7 @@ impl Client {
 
     /// All that comes, and the end of it.
     #[track_caller]
-    pub fn to_end(&mut self) -> Vec<u8> {
+    pub fn read_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         if let Err(e) = self.read_to_end(&mut all) {
             panic!("after {} bytes: {e} ({:?})", all.len(), e.kind());
@@ -403,7 +403,7 @@ impl Client {
 
     #[track_caller]
     pub fn expect_end(&mut self) {
-        let rest = self.to_end();
+        let rest = self.read_all();
         assert!(
             rest.is_empty(),
             "the end, and not {} bytes: {}…",

@@ -473,12 +473,17 @@ fn b13_the_grace_ends_though_a_handle_is_kept() {
         let kept = kept.clone();
         move |conn| {
             *kept.lock().unwrap() = Some(conn.handle());
-            Options::new().half_close(50 * MS).into()
+            Options::new().half_close(200 * MS).into()
         }
     });
     let server = start(events, &[TCP]);
     let mut client = server.connect();
     client.end();
+    #[cfg(target_os = "linux")]
+    {
+        let load = server.clock.load_during(150 * MS);
+        assert!(load < 0.2, "it waits: {load}");
+    }
     client.expect_end();
     assert_eq!(server.log.wait_closed(1), [None]);
     server.stop();

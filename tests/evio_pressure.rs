@@ -347,6 +347,63 @@ fn b40_one_client_that_never_stops_holds_up_no_other() {
     server.stop();
 }
 
+#[test]
+fn b40_a_connection_that_wakes_itself_all_the_time_holds_up_no_other() {
+    for by_handle in [false, true] {
+        let events = Events::new().data(move |conn, input| {
+            if conn.is_wake() || input == b"wake" {
+                match by_handle {
+                    true => conn.handle().wake().unwrap(),
+                    false => conn.wake(),
+                }
+            }
+            Reply::send(input)
+        });
+        let server = start(events, &[TCP]);
+        let mut busy = server.connect();
+        busy.ask(b"wake");
+        eventually("it wakes itself", || server.log.wakes() > 1000);
+        for _ in 0..10 {
+            server.connect().ask(b"ping");
+        }
+        // It can be spoken to as well, and be closed.
+        busy.ask(b"hello");
+        drop(busy);
+        assert_eq!(server.log.wait_closed(11), [None; 11]);
+        server.stop();
+    }
+}
+
+#[test]
+fn b40_a_thread_that_writes_without_end_holds_up_no_other() {
+    let (sender, handles) = mpsc::channel();
+    let sender = Mutex::new(sender);
+    let events = echo().opened(move |conn| {
+        let _ = sender.lock().unwrap().send(conn.handle());
+        Action::None.into()
+    });
+    let server = start(events, &[TCP]);
+    let mut reader = server.connect();
+    let handle = handles.recv_timeout(PATIENCE).unwrap();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let block = [b'x'; 4096];
+            while !done.load(SeqCst) {
+                let _ = handle.write(&block);
+            }
+            handle.close().unwrap();
+        });
+        scope.spawn(|| reader.read_all());
+        eventually("it flows", || server.log.post_writes() > 100);
+        for _ in 0..20 {
+            server.connect().ask(b"ping");
+        }
+        done.store(true, SeqCst);
+    });
+    server.stop();
+}
+
 /// A TCP socket that is not connected, with a number that is at least `from`.
 #[cfg(target_os = "linux")]
 fn socket(from: libc::c_int) -> OwnedFd {

@@ -583,6 +583,21 @@ fn b31_writes_are_told_their_end_in_order() {
 }
 
 #[test]
+fn b31_the_end_of_a_write_of_nothing_is_told() {
+    let slot = Slot::default();
+    let server = start(slot.events(), &[TCP]);
+    let mut client = server.connect();
+    let (handle, ends) = (slot.take(), Ends::default());
+    handle.write_then(b"", ends.of(1));
+    assert_eq!(ends.wait(1), [(1, None)], "nothing is before it");
+    handle.write_then(b"some", ends.of(2));
+    handle.write_then(b"", ends.of(3));
+    client.expect(b"some");
+    assert_eq!(ends.wait(3), [(1, None), (2, None), (3, None)]);
+    server.stop();
+}
+
+#[test]
 fn b31_what_is_not_sent_when_the_connection_ends_is_told_so() {
     let slot = Slot::default();
     let dir = Dir::new("b31-lost");

@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{mem, thread};
 use wakewheel::Cores;
 use wakewheel::evio::{Action, Builder, Conn, ConnHandle, Events, Options, Origin, Reply};
 use wakewheel::reactor::Backend;
@@ -40,10 +40,14 @@ impl Slot {
 
     /// Events whose `opened` puts the handle here.
     fn events(&self) -> Events {
+        self.events_with(Options::new())
+    }
+
+    fn events_with<C: Default + 'static>(&self, options: Options) -> Events<C> {
         let slot = self.clone();
-        Events::new().opened(move |conn| {
+        Events::default().opened(move |conn| {
             slot.put(conn.handle());
-            Action::None.into()
+            options.clone().into()
         })
     }
 
@@ -58,8 +62,8 @@ impl Slot {
     }
 }
 
-/// With an output of 4 MiB at first, which no client has read yet.
-const BLOCK: usize = 4 * MIB;
+/// More than any kernel takes for a client that does not read.
+const BLOCK: usize = 8 * MIB;
 
 #[test]
 fn b21_the_output_of_a_wake_comes_after_that_of_the_callback() {
@@ -91,7 +95,7 @@ fn b22_wakes_overwrite_no_output_that_is_unsent() {
         let (block, queue) = (block.clone(), queue.clone());
         move |conn, _| {
             if conn.is_wake() {
-                return Reply::send(std::mem::take(&mut *queue.lock().unwrap()));
+                return Reply::send(mem::take(&mut *queue.lock().unwrap()));
             }
             Reply::send(block.clone())
         }
@@ -110,6 +114,46 @@ fn b22_wakes_overwrite_no_output_that_is_unsent() {
             expected.extend_from_slice(text.as_bytes());
             queue.lock().unwrap().extend_from_slice(text.as_bytes());
             handle.wake().unwrap();
+        }
+        client.expect(&expected);
+        drop((client, handle));
+        server.log.wait_closed(i + 1);
+    }
+    server.stop();
+}
+
+#[test]
+fn b22_writes_overwrite_no_output_that_is_unsent() {
+    let block = pattern(BLOCK);
+    let slot = Slot::default();
+    let events = slot
+        .events_with::<bool>(Options::new().high_water(2 * BLOCK))
+        .data({
+            let block = block.clone();
+            move |_, _| Reply::send(block.clone())
+        })
+        // In the middle of it, the callbacks have something to add.
+        .post_write(|conn, _, remaining| {
+            if remaining > 0 && !mem::replace(&mut *conn.context, true) {
+                conn.out.extend_from_slice(b"[aside]");
+            }
+        });
+    let dir = Dir::new("b22-writes");
+    let server = start(events, &[TCP, &unix(&dir)]);
+    for i in 0..2 {
+        let mut client = server.connect_to(i);
+        let handle = slot.take();
+        client.take_little();
+        let mut expected = block.clone();
+        client.send(b"?");
+        eventually("it is being answered", || server.log.post_writes() > 0 && server.log.data() == i + 1);
+        client.expect(&expected[..10]);
+        expected.drain(..10);
+        expected.extend_from_slice(b"[aside]");
+        for n in 0..100 {
+            let text = format!("[write {n:02}]");
+            expected.extend_from_slice(text.as_bytes());
+            handle.write(text.as_bytes()).unwrap();
         }
         client.expect(&expected);
         drop((client, handle));
@@ -436,7 +480,7 @@ fn b29_a_thread_echoes_lines_by_wakes() {
         });
         let events = Events::with_context::<Session>().num_loops(loops).data(move |conn, input| {
             if conn.is_wake() {
-                return Reply::send(std::mem::take(&mut *conn.context.answers.lock().unwrap()));
+                return Reply::send(mem::take(&mut *conn.context.answers.lock().unwrap()));
             }
             conn.context.partial.extend_from_slice(input);
             while let Some(end) = conn.context.partial.iter().position(|&byte| byte == b'\n') {
@@ -610,6 +654,8 @@ fn b31_what_is_not_sent_when_the_connection_ends_is_told_so() {
     handle.write_then(&vec![b'x'; BLOCK], ends.of(2));
     handle.write_then(b"third", ends.of(3));
     assert_eq!(ends.wait(2)[1..], [(3, Some(ErrorKind::WouldBlock))], "beyond the high-water mark");
+    // Some of it is sent, which is not its end.
+    client.expect(&[b'x'; 1000]);
     handle.force_close().unwrap();
     assert_eq!(
         ends.wait(3),

@@ -714,10 +714,10 @@ fn b33_a_close_from_tick_and_from_a_thread() {
                 move |_| {
                     if from_tick {
                         for handle in slot.0.lock().unwrap().drain(..) {
+                            asked.fetch_add(1, SeqCst);
                             handle.close().unwrap();
                             // It is being closed already, or has been.
                             let _ = handle.close();
-                            asked.fetch_add(1, SeqCst);
                         }
                     }
                     (MS, Action::None)

@@ -453,6 +453,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut woken = false;
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -509,11 +510,16 @@ impl<H: Handler> Connection<H> {
                 continue;
             }
             if self.inner.has(WOKEN) {
-                self.inner.unset(WOKEN);
-                self.inner.set(WAKE);
-                self.hands(|hands| hands.data(&[]));
-                self.inner.unset(WAKE);
-                continue;
+                if !woken {
+                    woken = true;
+                    self.inner.unset(WOKEN);
+                    self.inner.set(WAKE);
+                    self.hands(|hands| hands.data(&[]));
+                    self.inner.unset(WAKE);
+                    continue;
+                }
+                // It wakes itself again and again: its input has its turn before that, and so have all others.
+                cx.waker().wake_by_ref();
             }
             if self.inner.has(ENDED) {
                 if self.inner.is_expected_to_answer() {
@@ -906,7 +912,8 @@ impl<H: Handler> Connection<H> {
         let mut done = Vec::new();
         let (base, taken) = shared.take_writes(&mut extras.unsent, &mut done);
         extras.done.extend(done.into_iter().map(|(end, done)| (before + (end - base), done)));
-        if taken > 0 {
+        // Who has written nothing is told at once, unless something is before it.
+        if taken > 0 || !extras.done.is_empty() {
             self.inner.set(UNSENT);
         }
     }

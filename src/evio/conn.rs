@@ -72,7 +72,7 @@ impl<C> Conn<'_, C> {
     pub fn local_addr(&self) -> io::Result<Addr> {
         match &self.link {
             Link::Stream(inner, _) => inner.local_addr(),
-            Link::Datagram(datagram) => datagram.socket.get_ref().local_addr().map(Addr::Udp),
+            Link::Datagram(datagram) => datagram.socket.get_ref().local_addr().map(Addr::udp),
         }
     }
 
@@ -81,7 +81,7 @@ impl<C> Conn<'_, C> {
     pub fn remote_addr(&self) -> Option<Addr> {
         match &self.link {
             Link::Stream(inner, _) => inner.remote_addr(),
-            Link::Datagram(datagram) => Some(Addr::Udp(datagram.from)),
+            Link::Datagram(datagram) => Some(Addr::udp(datagram.from)),
         }
     }
 

@@ -213,7 +213,8 @@ impl<C> Server<C> {
                         letter.refuse();
                     }
                 };
-                std::thread::Builder::new().name("look up".into()).spawn(look_up)?;
+                let thread = std::thread::Builder::new().name("look up".into()).spawn(look_up);
+                thread.inspect_err(|_| self.inner.uncount(index))?;
             }
             listen => {
                 let addr = listen.and_then(|listen| listen.peers());

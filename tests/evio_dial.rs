@@ -44,7 +44,8 @@ fn dialer(log: &Log<String>) -> Events<()> {
                     opened.note(format!("opened: {:?}", e.kind()));
                 }
             }
-            Reply::send("greeting").into()
+            // Who keeps a handle would be waited for.
+            Reply::send("greeting").with(Options::new().half_close(Duration::ZERO))
         })
         .data(move |conn, input| {
             data.note(if conn.is_wake() { "wake".into() } else { text(input) });

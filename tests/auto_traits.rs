@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wakewheel::evio;
 use wakewheel::executor::{self, CoreHandle, CoresBuilder, Panics, Stats};
 use wakewheel::io::{
     Accepted, Addr, Chunk, Closed, Datagram, KeepAlive, Listener, RecvBatch, SocketOptions,
@@ -156,6 +157,13 @@ mod table {
     row!(wakewheel::executor::Builder:     y y y n n);
     row!(Panics:                           y y y y y);
     row!(Stats:                            y y y y y);
+
+    // evio. A filter around a connection need not be more than Send.
+    row!(evio::Addr:                       y y y y y);
+    row!(evio::DetachedStream:             y n y n n);
+    row!(evio::BlockingStream:             y n y n n);
+    row!(evio::InputStream:                y y y y y);
+    row!(evio::Input<'static>:             y y y n y);
 }
 
 fn tcp() -> &'static Async<TcpStream> {
@@ -434,7 +442,7 @@ fn sizes() {
         assert!(size_of::<ReadableOwned<TcpStream>>() <= 56);
         assert!(size_of::<Writable<'_, TcpStream>>() <= 56);
         assert!(size_of::<WritableOwned<TcpStream>>() <= 56);
-        assert!(size_of::<Task<[u8; 64]>>() == 8);
+        assert!(size_of::<Task<[u8; 64]>>() == 16);
         assert!(size_of::<JoinHandle<[u8; 64]>>() == 8);
         assert!(size_of::<JoinError>() == 8);
         assert!(size_of::<Chunk>() <= 16);

@@ -388,6 +388,33 @@ fn a_task_is_one_allocation() {
     assert_eq!(n, ROUNDS);
 }
 
+/// The waker of a task that has read stays with the socket, and with it the task's memory, until another task waits.
+#[test]
+fn a_waker_that_stays_keeps_the_memory_of_one_task() {
+    const LARGE: usize = 10_000;
+    let (first, last, left) = run(async {
+        let (a, mut b) = Async::<UnixStream>::pair().unwrap();
+        let a = Rc::new(a);
+        let mut kept = Vec::with_capacity(5);
+        for _ in 0..5 {
+            let a = a.clone();
+            let task = spawn_local(async move {
+                let large = std::hint::black_box([0; LARGE]);
+                (&*a).read_exact(&mut [0]).await.unwrap();
+                std::hint::black_box(&large);
+            });
+            yield_now().await;
+            b.write_all(b"x").await.unwrap();
+            task.await.unwrap();
+            kept.push(BYTES.get());
+        }
+        drop(a);
+        (kept[0], kept[4], BYTES.get())
+    });
+    assert!(last - first < LARGE as i64, "{first} bytes after one task, {last} after five");
+    assert!(left + LARGE as i64 <= last, "{last} bytes with the socket, {left} without");
+}
+
 /// A handle that can go to other threads has a place for the result that they share.
 #[test]
 fn a_task_with_a_handle_for_any_thread_is_two_allocations() {

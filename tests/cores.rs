@@ -6,13 +6,15 @@ mod proc;
 #[path = "common/tasks.rs"]
 mod tasks;
 
-use futures_lite::future;
+use futures_lite::{AsyncRead, AsyncReadExt, AsyncWriteExt, future};
 #[cfg(target_os = "linux")]
 use proc::{descriptors, threads};
 use std::future::{pending, poll_fn, ready};
 use std::io::{Error, ErrorKind};
 use std::net::UdpSocket;
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
@@ -121,6 +123,39 @@ mod pinning {
         let places = Cores::builder().threads(2).run(|_| async { allowed() }).unwrap();
         assert_eq!(places, [processors.clone(), processors]);
     }
+}
+
+/// A socket belongs to the core that made it, which hears of its events. Whoever waits for them runs where it always does.
+#[test]
+fn a_task_that_waits_for_a_socket_of_another_core_stays_where_it_is() {
+    let cores = Cores::new(2).unwrap();
+    let [owner, user] = [0, 1].map(|i| cores.handles()[i].clone());
+    let (a, b) = block_on(owner.spawn(|| async { Async::<UnixStream>::pair().unwrap() })).unwrap();
+    let echo = user.spawn(move || async move {
+        let here = thread::current().id();
+        let mut a = a;
+        for _ in 0..100 {
+            let mut byte = [0];
+            poll_fn(|cx| {
+                assert_eq!(thread::current().id(), here);
+                Pin::new(&mut a).poll_read(cx, &mut byte)
+            })
+            .await
+            .unwrap();
+            a.write_all(&byte).await.unwrap();
+        }
+    });
+    let client = owner.spawn(move || async move {
+        let mut b = b;
+        for i in 0..100 {
+            b.write_all(&[i]).await.unwrap();
+            let mut byte = [0];
+            b.read_exact(&mut byte).await.unwrap();
+            assert_eq!(byte, [i]);
+        }
+    });
+    block_on(echo).unwrap();
+    block_on(client).unwrap();
 }
 
 // ------------------------------------------------------------------------------------------------- run

@@ -74,6 +74,14 @@ fn unmapped(addr: SocketAddr) -> SocketAddr {
     }
 }
 
+/// The other way: as a socket for both versions takes an address to send to. (Linux takes the IPv4 address as well.)
+pub(super) fn mapped(addr: SocketAddr) -> SocketAddr {
+    match addr {
+        SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
+        SocketAddr::V6(_) => addr,
+    }
+}
+
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let text = match self {
@@ -285,12 +293,12 @@ impl Listen {
             options = options.dual_stack();
         }
         if let Place::Udp(_) = self.place {
-            return options.bind_udp(addr)?.into_inner().map(Bound::Udp);
+            return options.bind_udp_std(addr).map(Bound::Udp);
         }
         if nodelay {
             options = options.nodelay();
         }
-        options.backlog(BACKLOG).listen(addr)?.into_inner().map(Bound::Tcp)
+        options.backlog(BACKLOG).listen_std(addr).map(Bound::Tcp)
     }
 }
 
@@ -444,7 +452,7 @@ impl Bound {
 }
 
 fn bind_unix(path: &Path, text: &str) -> io::Result<Bound> {
-    let listen = || SocketOptions::new().backlog(BACKLOG).listen_unix(path)?.into_inner();
+    let listen = || SocketOptions::new().backlog(BACKLOG).listen_unix_std(path);
     if path.as_os_str().as_encoded_bytes().starts_with(b"\0") {
         return Ok(Bound::Unix(listen()?, None));
     }
@@ -471,20 +479,24 @@ fn remove_stale(path: &Path, text: &str) -> io::Result<()> {
             format!("cannot listen on {text:?}: {path:?} exists and is not a socket: choose another path");
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
-    if !is_stale(path) {
-        let text = format!("cannot listen on {text:?}: another server listens there");
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
-    }
-    SocketFile::new(path, &file).map(drop)
+    let why = match connect_now(path) {
+        Some(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            // To drop it removes the file, unless that is another one by now.
+            return SocketFile::new(path, &file).map(drop);
+        }
+        Some(Err(e)) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Some(Err(e)) => format!("another server may be there: {e}"),
+        Some(Ok(_)) | None => "another server is there".into(),
+    };
+    Err(io::Error::new(io::ErrorKind::AddrInUse, format!("cannot listen on {text:?}: {why}")))
 }
 
-/// Does the kernel say that nobody listens? Asked once, without waiting: where there are too many connections for the
-/// server to accept, there is a server.
-fn is_stale(path: &Path) -> bool {
+/// Tries to connect, once. `None` if one would have to wait: the server has more connections than it can accept.
+fn connect_now(path: &Path) -> Option<io::Result<Async<UnixStream>>> {
     let connecting = pin!(Async::<UnixStream>::connect(path));
     match connecting.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Err(e)) => e.kind() == io::ErrorKind::ConnectionRefused,
-        Poll::Ready(Ok(_)) | Poll::Pending => false,
+        Poll::Ready(result) => Some(result),
+        Poll::Pending => None,
     }
 }
 
@@ -515,6 +527,412 @@ impl Drop for SocketFile {
             if file.file_type().is_socket() && (file.dev(), file.ino()) == (self.device, self.inode) {
                 // If it cannot be removed, the next server can replace it.
                 let _ = fs::remove_file(&self.path);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::io::ErrorKind;
+    use std::net::TcpStream;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn listen(text: &str) -> Listen {
+        Listen::parse(text).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn bind(text: &str) -> Bound {
+        listen(text).bind(true).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn port(bound: &Bound) -> u16 {
+        bound.addr().unwrap().socket_addr().unwrap().port()
+    }
+
+    fn has_v6() -> bool {
+        UdpSocket::bind("[::1]:0").is_ok()
+    }
+
+    /// A directory of a test's own.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new() -> Dir {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let dir = std::env::temp_dir().join(format!("wakewheel-addr-{}-{number}", std::process::id()));
+            fs::create_dir(&dir).unwrap();
+            Dir(dir)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.join(name)
+        }
+
+        fn text(&self, name: &str) -> String {
+            format!("unix://{}", self.path(name).display())
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_quoted_and_says_what_to_write() {
+        let wrong = [
+            ("tpc://:5000", "no scheme \"tpc\""),
+            ("http://localhost", "no scheme"),
+            ("tcp-net://:0", "no scheme"),
+            ("TCP://:0", "no scheme"),
+            ("localhost", "the port is missing: write localhost:PORT"),
+            ("tcp://127.0.0.1", "the port is missing"),
+            ("tcp://localhost:", "the port is missing after the colon"),
+            ("tcp://[::1]", "the port is missing"),
+            ("tcp://[::1]5000", "the port is missing"),
+            ("tcp://[::1", "the ] "),
+            ("tcp://[]:5000", "no IPv6 address in the brackets"),
+            ("tcp://::1:5000", "in brackets"),
+            ("tcp://:65536", "the port \"65536\""),
+            ("udp://:-1", "the port \"-1\""),
+            ("udp://:+1", "the port \"+1\""),
+            ("tcp://:http?reuseport=1", "the port \"http\""),
+            ("tcp4://[::1]:0", "::1 has no IPv4 address"),
+            ("udp6://127.0.0.1:0", "127.0.0.1 has no IPv6 address"),
+            ("tcp6://[::ffff:127.0.0.1]:0", "has no IPv6 address"),
+            ("unix://", "the path is missing"),
+            ("unix://?reuseport=1", "the path is missing"),
+            ("unix://@", "the path is missing"),
+            ("unix:///tmp/a\0b", "NUL byte"),
+        ];
+        for (text, why) in wrong {
+            let e = Listen::parse(text).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidInput, "{text}");
+            assert!(e.to_string().contains(&format!("{text:?}")), "{e}");
+            assert!(e.to_string().contains(why), "{e}: not {why}");
+        }
+        let long = format!("unix:///{}", "p".repeat(200));
+        let e = Listen::parse(&long).unwrap_err();
+        assert!(e.to_string().contains("at most"), "{e}");
+    }
+
+    #[test]
+    fn reuseport_is_on_for_the_values_that_evio_knows() {
+        for (query, on) in [
+            ("", false),
+            ("?", false),
+            ("?reuseport", false),
+            ("?reuseport=", false),
+            ("?reuseport=1", true),
+            ("?reuseport=9", true),
+            ("?reuseport=true", true),
+            ("?reuseport=True", true),
+            ("?reuseport=yes", true),
+            ("?reuseport=Y", true),
+            ("?reuseport=0", false),
+            ("?reuseport=01", false),
+            ("?reuseport=false", false),
+            ("?reuseport=on", false),
+            ("?reuseport=-1", false),
+            ("?REUSEPORT=1", false),
+            ("?reuseport=0&reuseport=1", true),
+            ("?reuseport=1&reuseport=0", false),
+            ("?other=1&&=&x&reuseport=t&also=0", true),
+        ] {
+            assert_eq!(listen(&format!("tcp://:0{query}")).reuse_port(), on, "{query}");
+            assert_eq!(listen(&format!("udp://{query}")).reuse_port(), on, "{query}");
+            assert!(!listen(&format!("unix:///tmp/x{query}")).reuse_port(), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_schemes_bind_what_they_say() {
+        let v4 = ["127.0.0.1:0", "tcp://127.0.0.1:0", "tcp4://127.0.0.1:0", "tcp4://:0", "tcp://localhost:0"];
+        for text in v4.into_iter().chain(["tcp4://", "tcp4://localhost:0", "tcp://[::ffff:127.0.0.1]:0"]) {
+            let addr = bind(text).addr().unwrap();
+            assert!(matches!(addr, Addr::Tcp(SocketAddr::V4(addr)) if addr.port() != 0), "{text}: {addr}");
+        }
+        for text in ["udp://127.0.0.1:0", "udp4://127.0.0.1:0", "udp4://", "udp4://:0", "udp://localhost:0"] {
+            let addr = bind(text).addr().unwrap();
+            assert!(matches!(addr, Addr::Udp(SocketAddr::V4(addr)) if addr.port() != 0), "{text}: {addr}");
+        }
+        if !has_v6() {
+            return println!("skipped: no IPv6 here");
+        }
+        for text in
+            ["tcp://[::1]:0", "tcp6://[::1]:0", "tcp6://", "tcp6://:0", "tcp://", "tcp://:0", ":0", ""]
+        {
+            let addr = bind(text).addr().unwrap();
+            assert!(matches!(addr, Addr::Tcp(SocketAddr::V6(addr)) if addr.port() != 0), "{text}: {addr}");
+        }
+        for text in ["udp://[::1]:0", "udp6://[::1]:0", "udp6://", "udp://", "udp://:0"] {
+            let addr = bind(text).addr().unwrap();
+            assert!(matches!(addr, Addr::Udp(SocketAddr::V6(addr)) if addr.port() != 0), "{text}: {addr}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_nobody_knows_is_an_error_with_the_address() {
+        // RFC 6761: this is never a name.
+        let e = listen("tcp://no.such.host.invalid:0").bind(false).unwrap_err();
+        assert!(e.to_string().contains("\"tcp://no.such.host.invalid:0\""), "{e}");
+    }
+
+    #[test]
+    fn sockets_do_not_block_and_connections_inherit_nodelay() {
+        for nodelay in [true, false] {
+            let Bound::Tcp(listener) = listen("127.0.0.1:0").bind(nodelay).unwrap() else {
+                panic!("not TCP")
+            };
+            assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let (server, _) = listener.accept().unwrap();
+            assert_eq!(server.nodelay().unwrap(), nodelay);
+        }
+        let Bound::Udp(socket) = bind("udp://127.0.0.1:0") else { panic!("not UDP") };
+        assert_eq!(socket.recv(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn one_address_is_for_both_versions_of_ip_and_for_several_listeners() {
+        let first = bind("tcp://:0?reuseport=1");
+        let text = format!("tcp://:{}?reuseport=yes", port(&first));
+        let mut all: Vec<_> = (0..2).map(|_| bind(&text)).collect();
+        for _ in 0..2 {
+            all.push(listen(&text).bind_again(&first.addr().unwrap(), true).unwrap());
+        }
+        for other in &all {
+            assert_eq!(other.addr().unwrap(), first.addr().unwrap());
+        }
+        TcpStream::connect(("127.0.0.1", port(&first))).unwrap();
+        if has_v6() {
+            TcpStream::connect(("::1", port(&first))).unwrap();
+        }
+
+        let alone = bind("tcp://:0");
+        let e = listen(&format!("tcp://:{}", port(&alone))).bind(true).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_udp_address_is_for_both_versions_of_ip_and_for_several_sockets() {
+        let text = "udp://?reuseport=1";
+        let first = bind(text);
+        let again = listen(text).bind_again(&first.addr().unwrap(), true).unwrap();
+        assert_eq!(again.addr().unwrap(), first.addr().unwrap());
+        drop(again);
+        let Bound::Udp(socket) = &first else { panic!("not UDP") };
+        socket.set_nonblocking(false).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(b"x", ("127.0.0.1", port(&first))).unwrap();
+        let (_, peer) = socket.recv_from(&mut [0; 8]).unwrap();
+        assert_eq!(Addr::udp(peer), Addr::Udp(client.local_addr().unwrap()), "an IPv4 peer is one");
+        if socket.local_addr().unwrap().is_ipv6() {
+            socket.send_to(b"y", mapped(client.local_addr().unwrap())).unwrap();
+            assert_eq!(client.recv(&mut [0; 8]).unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn that_there_is_no_ipv6_is_not_mistaken_for_another_error() {
+        // An address that is for documents, not for machines. The kernel's error is behind one of ours.
+        let e = SocketOptions::new().listen_std(([192, 0, 2, 1], 0)).unwrap_err();
+        assert_eq!((e.raw_os_error(), lacks_v6(&e)), (None, true), "{e}");
+        assert!(lacks_v6(&io::Error::from_raw_os_error(libc::EAFNOSUPPORT)));
+        assert!(!lacks_v6(&io::Error::from_raw_os_error(libc::EADDRINUSE)));
+        assert!(!lacks_v6(&invalid("no number".into())));
+    }
+
+    #[test]
+    fn one_more_listener_is_of_the_same_kind() {
+        let dir = Dir::new();
+        let unix = bind(&dir.text("socket"));
+        let addr = unix.addr().unwrap();
+        for text in [dir.text("socket"), "tcp://:0?reuseport=1".into(), "udp://:0?reuseport=1".into()] {
+            let e = listen(&text).bind_again(&addr, true).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::InvalidInput, "{e}");
+        }
+    }
+
+    #[test]
+    fn version_six_alone_leaves_the_port_of_version_four() {
+        if !has_v6() {
+            return println!("skipped: no IPv6 here");
+        }
+        let six = bind("tcp6://:0");
+        let e = TcpStream::connect(("127.0.0.1", port(&six))).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
+    }
+
+    #[test]
+    fn the_file_of_a_unix_socket_goes_with_it() {
+        let dir = Dir::new();
+        let bound = bind(&dir.text("socket"));
+        assert_eq!(bound.addr().unwrap().to_string(), dir.text("socket"));
+        UnixStream::connect(dir.path("socket")).unwrap();
+        drop(bound);
+        assert!(!dir.path("socket").exists());
+    }
+
+    #[test]
+    fn the_socket_of_a_server_that_is_gone_is_replaced() {
+        let dir = Dir::new();
+        drop(UnixListener::bind(dir.path("socket")).unwrap());
+        let bound = bind(&dir.text("socket"));
+        UnixStream::connect(dir.path("socket")).unwrap();
+        drop(bound);
+        assert!(!dir.path("socket").exists());
+    }
+
+    #[test]
+    fn the_socket_of_another_server_stays() {
+        let dir = Dir::new();
+        let other = UnixListener::bind(dir.path("socket")).unwrap();
+        let e = listen(&dir.text("socket")).bind(false).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::AddrInUse);
+        assert!(e.to_string().contains(&format!("{:?}", dir.text("socket"))), "{e}");
+        // Also when it is so busy that there is no room for one more connection. (The BSDs say "refused" then.)
+        if cfg!(any(target_os = "linux", target_os = "android")) {
+            let full = SocketOptions::new().backlog(0).listen_unix_std(dir.path("full")).unwrap();
+            let _waits = UnixStream::connect(dir.path("full")).unwrap();
+            let e = listen(&dir.text("full")).bind(false).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::AddrInUse);
+            drop(full);
+        }
+        // Or speaks another language.
+        let _datagrams = UnixDatagram::bind(dir.path("datagrams")).unwrap();
+        let e = listen(&dir.text("datagrams")).bind(false).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::AddrInUse);
+        drop(other);
+        bind(&dir.text("socket"));
+    }
+
+    #[test]
+    fn what_is_no_socket_stays() {
+        let dir = Dir::new();
+        fs::write(dir.path("file"), "precious").unwrap();
+        fs::create_dir(dir.path("directory")).unwrap();
+        fs::write(dir.path("directory/file"), "precious").unwrap();
+        symlink(dir.path("file"), dir.path("link")).unwrap();
+        symlink(dir.path("directory"), dir.path("link to a directory")).unwrap();
+        symlink(dir.path("nothing"), dir.path("link to nothing")).unwrap();
+        for name in ["file", "directory", "link", "link to a directory", "link to nothing"] {
+            let e = listen(&dir.text(name)).bind(false).unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::AlreadyExists, "{name}: {e}");
+            assert!(e.to_string().contains(&format!("{:?}", dir.path(name))), "{e}");
+            assert!(fs::symlink_metadata(dir.path(name)).is_ok(), "{name}");
+        }
+        assert_eq!(fs::read(dir.path("directory/file")).unwrap(), b"precious");
+        assert!(!dir.path("nothing").exists());
+    }
+
+    #[test]
+    fn a_file_that_is_another_one_by_now_stays() {
+        let dir = Dir::new();
+        let (old, path) = (bind(&dir.text("socket")), dir.path("socket"));
+        // It keeps its inode: the next socket is another one for certain.
+        fs::rename(&path, dir.path("elsewhere")).unwrap();
+        let _new = UnixListener::bind(&path).unwrap();
+        drop(old);
+        UnixStream::connect(&path).unwrap();
+
+        let old = bind(&dir.text("other"));
+        fs::rename(dir.path("other"), dir.path("away")).unwrap();
+        fs::write(dir.path("other"), "precious").unwrap();
+        drop(old);
+        assert_eq!(fs::read(dir.path("other")).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_file_that_is_gone_already_is_no_matter() {
+        let dir = Dir::new();
+        let bound = bind(&dir.text("socket"));
+        fs::remove_file(dir.path("socket")).unwrap();
+        drop(bound);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error_with_the_address() {
+        let e = listen("unix:///no/such/directory/socket").bind(false).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::NotFound);
+        assert!(e.to_string().contains("/no/such/directory/socket"), "{e}");
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn abstract_names_leave_no_file() {
+        let text = format!("unix://@wakewheel-addr-{}", std::process::id());
+        let bound = bind(&text);
+        assert!(matches!(bound, Bound::Unix(_, None)));
+        assert_eq!(bound.addr().unwrap().to_string(), text);
+        let e = listen(&text).bind(false).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::AddrInUse);
+        drop(bound);
+        bind(&text);
+    }
+
+    #[test]
+    fn a_peer_without_a_name_is_printed() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let addr = Addr::Unix(a.peer_addr().unwrap());
+        assert_eq!((addr.to_string().as_str(), addr.socket_addr()), ("unix://", None));
+        assert_eq!(format!("{addr:>9}|"), "  unix://|");
+    }
+
+    #[test]
+    fn addresses_are_equal_if_kind_and_name_are() {
+        let addr = SocketAddr::from(([127, 0, 0, 1], 80));
+        assert_ne!(Addr::Tcp(addr), Addr::Udp(addr));
+        let unix = |path| Addr::Unix(UnixSocketAddr::from_pathname(path).unwrap());
+        assert_eq!(unix("/a"), unix("/a"));
+        assert_ne!(unix("/a"), unix("/b"));
+    }
+
+    #[test]
+    fn scopes_are_kept() {
+        let text = "tcp://[fe80::1%3]:80";
+        let Place::Tcp(Inet { host: Host::Ip(addr), .. }) = listen(text).place else { panic!("no address") };
+        assert_eq!(Addr::tcp(addr).to_string(), text);
+    }
+
+    /// Where `text` says, if no name is to be looked up.
+    fn place(text: &str) -> Addr {
+        match listen(text).place {
+            Place::Tcp(Inet { host: Host::Ip(addr), .. }) => Addr::Tcp(addr),
+            Place::Udp(Inet { host: Host::Ip(addr), .. }) => Addr::Udp(addr),
+            Place::Unix(path) => Addr::Unix(UnixSocketAddr::from_pathname(path).unwrap()),
+            place => panic!("{place:?}"),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+        #[test]
+        fn what_is_printed_can_be_parsed(ip: IpAddr, port: u16, path in "[ ->@-~]{1,40}") {
+            let addr = SocketAddr::new(ip, port);
+            let path = UnixSocketAddr::from_pathname(path).unwrap();
+            for addr in [Addr::tcp(addr), Addr::udp(addr), Addr::Unix(path)] {
+                let again = place(&addr.to_string());
+                // A path that begins with @ is printed with ./ before it.
+                let text = addr.to_string();
+                prop_assert!(again == addr || text.starts_with("unix://./@"), "{} is {}", text, again);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "\\PC{0,30}", scheme in "(tcp|udp6|unix|)(://|:)?") {
+            let text = format!("{scheme}{text}");
+            if let Err(e) = Listen::parse(&text) {
+                let (error, quoted) = (e.to_string(), format!("{text:?}"));
+                prop_assert!(error.contains(&quoted), "{}", error);
             }
         }
     }

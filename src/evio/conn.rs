@@ -1,14 +1,14 @@
 //! A connection, as its callbacks see it.
 
-use super::connection::Inner;
+use super::connection::{self, Inner};
 use super::handle::ConnHandle;
+use super::transport::Transport;
 use super::{Addr, Options, Server};
 use crate::Async;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::task::Waker;
 
 /// A connection, for the time of a callback. (For UDP: the datagram that has come.)
 ///
@@ -25,7 +25,7 @@ pub struct Conn<'a, C> {
 }
 
 pub(super) enum Link<'a> {
-    Stream(&'a mut Inner, &'a Waker),
+    Stream(&'a Option<Transport>, &'a mut Inner),
     Datagram(&'a Datagram),
 }
 
@@ -50,7 +50,7 @@ impl<C> Conn<'_, C> {
     /// Where the connection comes from.
     pub fn origin(&self) -> Origin {
         match &self.link {
-            Link::Stream(inner, _) => inner.origin,
+            Link::Stream(_, inner) => inner.origin,
             Link::Datagram(_) => Origin::Accepted,
         }
     }
@@ -59,7 +59,7 @@ impl<C> Conn<'_, C> {
     /// not accepted.
     pub fn addr_index(&self) -> Option<usize> {
         match &self.link {
-            Link::Stream(inner, _) => inner.addr_index(),
+            Link::Stream(_, inner) => inner.addr_index(),
             Link::Datagram(datagram) => Some(datagram.addr_index),
         }
     }
@@ -71,7 +71,7 @@ impl<C> Conn<'_, C> {
     /// `NotConnected` if there is no connection any more, or there never was.
     pub fn local_addr(&self) -> io::Result<Addr> {
         match &self.link {
-            Link::Stream(inner, _) => inner.local_addr(),
+            Link::Stream(transport, _) => connection::local_addr(transport),
             Link::Datagram(datagram) => datagram.socket.get_ref().local_addr().map(Addr::udp),
         }
     }
@@ -80,7 +80,7 @@ impl<C> Conn<'_, C> {
     /// as a rule. `None` if it could not be dialed.
     pub fn remote_addr(&self) -> Option<Addr> {
         match &self.link {
-            Link::Stream(inner, _) => inner.remote_addr(),
+            Link::Stream(_, inner) => inner.remote_addr(),
             Link::Datagram(datagram) => Some(Addr::udp(datagram.from)),
         }
     }
@@ -88,7 +88,7 @@ impl<C> Conn<'_, C> {
     /// Why the connection could not be dialed, or its filter failed.
     pub fn error(&self) -> Option<&io::Error> {
         match &self.link {
-            Link::Stream(inner, _) => inner.error(),
+            Link::Stream(_, inner) => inner.error(),
             Link::Datagram(_) => None,
         }
     }
@@ -96,7 +96,7 @@ impl<C> Conn<'_, C> {
     /// Is [`data`](super::Handler::data) called because somebody has woken the connection? Then there is no input.
     pub fn is_wake(&self) -> bool {
         match &self.link {
-            Link::Stream(inner, _) => inner.is_wake(),
+            Link::Stream(_, inner) => inner.is_wake(),
             Link::Datagram(_) => false,
         }
     }
@@ -109,7 +109,7 @@ impl<C> Conn<'_, C> {
     /// Has [`data`](super::Handler::data) called once more, with an empty input, when the output of this callback has been
     /// sent. (Nothing, for a datagram.)
     pub fn wake(&mut self) {
-        if let Link::Stream(inner, _) = &mut self.link {
+        if let Link::Stream(_, inner) = &mut self.link {
             inner.wake();
         }
     }
@@ -138,7 +138,7 @@ impl<C> Conn<'_, C> {
     /// # drop(events);
     /// ```
     pub fn unread(&mut self, len: usize) {
-        if let Link::Stream(inner, _) = &mut self.link {
+        if let Link::Stream(_, inner) = &mut self.link {
             inner.unread(len);
         }
     }
@@ -150,7 +150,7 @@ impl<C> Conn<'_, C> {
     /// What the kernel says of `tcp_keepalive` and `nodelay`; the others are set before that. `Unsupported` for datagrams.
     pub fn set_options(&mut self, options: Options) -> io::Result<()> {
         match &mut self.link {
-            Link::Stream(inner, _) => inner.set_options(&options),
+            Link::Stream(transport, inner) => inner.set_options(transport, &options),
             Link::Datagram(_) => {
                 let text = "a datagram has no options: they are for connections";
                 Err(io::Error::new(io::ErrorKind::Unsupported, text))
@@ -165,7 +165,7 @@ impl<C> Conn<'_, C> {
     /// If this is a datagram: [`Server::send_to`] can answer later.
     pub fn handle(&mut self) -> ConnHandle {
         match &mut self.link {
-            Link::Stream(inner, waker) => inner.handle(waker, || self.server.next_id()),
+            Link::Stream(transport, inner) => inner.handle(transport, || self.server.next_id()),
             Link::Datagram(_) => panic!("a datagram has no handle: use Server::send_to to answer later"),
         }
     }

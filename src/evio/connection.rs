@@ -12,10 +12,12 @@ use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
 use crate::time::Timer;
+use futures_io::AsyncWrite;
 use std::future::Future;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, SocketAddrV4};
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,6 +37,8 @@ const KEEP: usize = 256 * 1024;
 const FILTERED: usize = 64 * 1024;
 
 pub(super) struct Connection<H: Handler> {
+    /// `None` if it could not be dialed, or has been detached.
+    transport: Option<Transport>,
     inner: Inner,
     context: H::Context,
     lp: Rc<Loop<H>>,
@@ -44,8 +48,6 @@ impl<H: Handler> Unpin for Connection<H> {}
 
 /// The part that callbacks may use.
 pub(super) struct Inner {
-    /// `None` if it could not be dialed, or has been detached.
-    transport: Option<Transport>,
     extras: Option<Box<Extras>>,
     peer: Peer,
     flags: u16,
@@ -81,6 +83,8 @@ struct Extras {
     timer: Timer,
     due: Due,
     shared: Option<Arc<Shared>>,
+    /// It has left its waker with those who share it.
+    listens: bool,
     error: Option<io::Error>,
     drained: usize,
 }
@@ -171,6 +175,7 @@ impl Inner {
                 timer: Timer::never(),
                 due: Due::Nothing,
                 shared: None,
+                listens: false,
                 error: None,
                 drained: 0,
             })
@@ -179,13 +184,6 @@ impl Inner {
 
     pub fn addr_index(&self) -> Option<usize> {
         (self.addr_index != NO_INDEX).then_some(usize::from(self.addr_index))
-    }
-
-    pub fn local_addr(&self) -> io::Result<Addr> {
-        match &self.transport {
-            Some(transport) => transport.local_addr(),
-            None => Err(io::Error::new(io::ErrorKind::NotConnected, "there is no connection")),
-        }
     }
 
     pub fn remote_addr(&self) -> Option<Addr> {
@@ -213,7 +211,7 @@ impl Inner {
         self.set(REST);
     }
 
-    pub fn set_options(&mut self, options: &Options) -> io::Result<()> {
+    pub fn set_options(&mut self, transport: &Option<Transport>, options: &Options) -> io::Result<()> {
         if let Some(idle) = options.idle_timeout {
             self.extras().idle = Some(idle);
             self.set(IDLE);
@@ -231,7 +229,7 @@ impl Inner {
         if let Some(half_close) = options.half_close {
             self.extras().half_close = half_close;
         }
-        if let Some(Transport::Plain(Stream::Tcp(stream))) = &self.transport {
+        if let Some(Transport::Plain(Stream::Tcp(stream))) = transport {
             if let Some(on) = options.nodelay {
                 stream.get_ref().set_nodelay(on)?;
             }
@@ -242,24 +240,23 @@ impl Inner {
         Ok(())
     }
 
-    pub fn handle(&mut self, waker: &Waker, id: impl FnOnce() -> u64) -> ConnHandle {
+    pub fn handle(&mut self, transport: &Option<Transport>, id: impl FnOnce() -> u64) -> ConnHandle {
         if let Some(shared) = &self.extras().shared {
             return ConnHandle::of(shared);
         }
         let handle = ConnHandle::new(id(), self.extras().high_water);
         if self.has(OPEN) {
             self.set(HANDLE);
-            handle.shared().start(waker);
         } else {
             handle.shared().close();
         }
-        self.tell_addrs(handle.shared());
+        self.tell_addrs(transport, handle.shared());
         self.extras().shared = Some(handle.shared().clone());
         handle
     }
 
-    fn tell_addrs(&self, shared: &Shared) {
-        if let Ok(addr) = self.local_addr() {
+    fn tell_addrs(&self, transport: &Option<Transport>, shared: &Shared) {
+        if let Ok(addr) = local_addr(transport) {
             let _ = shared.local.set(addr);
         }
         if let Some(addr) = self.remote_addr() {
@@ -312,6 +309,13 @@ impl Inner {
     }
 }
 
+pub(super) fn local_addr(transport: &Option<Transport>) -> io::Result<Addr> {
+    match transport {
+        Some(transport) => transport.local_addr(),
+        None => Err(io::Error::new(io::ErrorKind::NotConnected, "there is no connection")),
+    }
+}
+
 // ------------------------------------------------------------------------------------------------ a life
 
 impl<H: Handler> Connection<H> {
@@ -334,7 +338,6 @@ impl<H: Handler> Connection<H> {
             Err(e) => (None, Some(e)),
         };
         let mut inner = Inner {
-            transport,
             extras: None,
             peer,
             flags: NEW | COUNTED,
@@ -344,7 +347,7 @@ impl<H: Handler> Connection<H> {
         if let Some(error) = error {
             inner.fail(error);
         }
-        Connection { inner, context, lp }
+        Connection { transport, inner, context, lp }
     }
 
     /// With input that was read before.
@@ -358,7 +361,7 @@ impl<H: Handler> Connection<H> {
 
     /// With the handle that was given out before there was a connection.
     pub fn with_handle(mut self, shared: Arc<Shared>) -> Connection<H> {
-        self.inner.tell_addrs(&shared);
+        self.inner.tell_addrs(&self.transport, &shared);
         self.inner.extras().shared = Some(shared);
         self.inner.set(HANDLE);
         self
@@ -368,33 +371,29 @@ impl<H: Handler> Connection<H> {
 impl<H: Handler> Future for Connection<H> {
     type Output = ();
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         loop {
             if (this.inner.has(SLOW) || this.lp.stopping.get()) && ready!(this.settle(cx)) == Next::End {
                 return Poll::Ready(());
             }
-            let end = match &this.inner.transport {
-                Some(Transport::Plain(stream)) => match stream.poll_read_chunk(cx) {
-                    Poll::Ready(Ok(chunk)) if !chunk.is_empty() => {
-                        this.deliver(cx, &chunk);
-                        continue;
-                    }
-                    Poll::Ready(end) => end.map(drop),
-                    Poll::Pending => {
-                        ready!(this.wait(cx));
-                        continue;
-                    }
-                },
-                _ => match this.read_filtered(cx) {
-                    Poll::Ready(Ok(0)) => Ok(()),
-                    Poll::Ready(Ok(_)) => continue,
-                    Poll::Ready(Err(e)) => Err(e),
-                    Poll::Pending => {
-                        ready!(this.wait(cx));
-                        continue;
-                    }
-                },
+            let Connection { transport, inner, context, lp } = &mut *this;
+            let read = match &*transport {
+                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |cx, input| {
+                    deliver(transport, stream, inner, context, lp, cx, input)
+                }),
+                _ => this.read_filtered(cx),
+            };
+            let end = match read {
+                // It has to be settled.
+                Poll::Ready(Ok(Some(()))) => continue,
+                Poll::Ready(Ok(None)) => Ok(()),
+                Poll::Ready(Err(e)) => Err(e),
+                Poll::Pending => {
+                    ready!(this.wait(cx));
+                    continue;
+                }
             };
             match end {
                 Ok(()) => this.inner.set(ENDED),
@@ -430,57 +429,25 @@ impl<H: Handler> Connection<H> {
         Poll::Ready(())
     }
 
-    /// Input, or a wake.
-    #[inline]
-    fn deliver(&mut self, cx: &mut Context<'_>, input: &[u8]) {
-        if self.inner.has(REST | IDLE) {
-            return self.deliver_with_rest(cx, input);
-        }
-        self.hands(|hands| hands.data(cx, input));
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
-        }
-    }
-
-    #[cold]
-    fn deliver_with_rest(&mut self, cx: &mut Context<'_>, input: &[u8]) {
-        self.inner.touch();
-        self.inner.unset(REST);
-        let mut rest = mem::take(&mut self.inner.extras().rest);
-        let input = if rest.is_empty() {
-            input
-        } else {
-            rest.extend_from_slice(input);
-            &rest
-        };
-        self.hands(|hands| hands.data(cx, input));
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
-        }
-    }
-
     /// With what the loop lends to all its connections.
-    #[inline]
     fn hands<R>(&mut self, f: impl FnOnce(&mut Borrowed<'_, H>) -> R) -> R {
-        let Connection { inner, context, lp } = self;
-        let Hands { handler, out, aside } = &mut *lp.hands.borrow_mut();
-        f(&mut Borrowed { inner, context, lp, handler, out, aside })
+        let Connection { transport, inner, context, lp } = self;
+        let Hands { handler, out } = &mut *lp.hands.borrow_mut();
+        f(&mut Borrowed { transport, inner, context, lp, handler, out })
     }
 
-    /// Reads from what is behind a filter, and delivers it. Says how much that was.
+    /// Reads from what is behind a filter, and delivers it. `None` at its end.
     #[cold]
-    fn read_filtered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let Some(transport) = &mut self.inner.transport else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
+    fn read_filtered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<()>>> {
+        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(None)) };
         let mut buffer = self.lp.filtered.take();
         buffer.resize(FILTERED, 0);
         let read = transport.poll_read(cx, &mut buffer);
         if let Poll::Ready(Ok(n @ 1..)) = read {
-            self.deliver(cx, &buffer[..n]);
+            self.hands(|hands| hands.data(&buffer[..n]));
         }
         self.lp.filtered.set(buffer);
-        read
+        read.map_ok(|n| (n > 0).then_some(()))
     }
 
     /// All that has to be done before the next read.
@@ -496,23 +463,23 @@ impl<H: Handler> Connection<H> {
                     // It has never been opened, and so it is not closed.
                     return Poll::Ready(Next::End);
                 }
-                self.open(cx);
+                self.open();
                 continue;
             }
             if self.inner.has(FAILED) {
                 let error = self.inner.extras().error.take();
-                self.finish(cx.waker(), error);
+                self.finish(error);
                 return Poll::Ready(Next::End);
             }
-            if self.inner.has(HANDLE) && self.listen() {
-                self.finish(cx.waker(), None);
+            if self.inner.has(HANDLE) && self.listen(cx.waker()) {
+                self.finish(None);
                 return Poll::Ready(Next::End);
             }
             if self.inner.has(UNSENT) {
                 if stopping && !self.inner.has(ACTION) {
                     self.inner.close_later(Action::Close);
                 }
-                if self.hands(|hands| hands.flush(cx)).is_pending() {
+                if self.flush(cx).is_pending() {
                     ready!(self.wait(cx));
                 }
                 continue;
@@ -520,7 +487,7 @@ impl<H: Handler> Connection<H> {
             if self.inner.has(ACTION) {
                 self.inner.unset(ACTION);
                 let action = self.inner.extras().action;
-                if action == Action::Detach && self.detach(cx.waker()) {
+                if action == Action::Detach && self.detach() {
                     return Poll::Ready(Next::End);
                 }
                 if action == Action::Shutdown {
@@ -538,13 +505,13 @@ impl<H: Handler> Connection<H> {
             if self.inner.has(INPUT) {
                 self.inner.unset(INPUT);
                 let input = mem::take(&mut self.inner.extras().rest);
-                self.deliver(cx, &input);
+                self.hands(|hands| hands.data(&input));
                 continue;
             }
             if self.inner.has(WOKEN) {
                 self.inner.unset(WOKEN);
                 self.inner.set(WAKE);
-                self.hands(|hands| hands.data(cx, &[]));
+                self.hands(|hands| hands.data(&[]));
                 self.inner.unset(WAKE);
                 continue;
             }
@@ -560,24 +527,25 @@ impl<H: Handler> Connection<H> {
         }
     }
 
-    fn open(&mut self, cx: &mut Context<'_>) {
+    fn open(&mut self) {
         self.inner.unset(NEW);
         self.inner.set(OPEN);
-        if let Some(shared) = self.inner.extras.as_ref().and_then(|extras| extras.shared.clone()) {
-            shared.start(cx.waker());
-        }
-        self.hands(|hands| hands.opened(cx));
+        self.hands(|hands| hands.opened());
     }
 
     /// Does what others want of the connection. `true`: it shall end now.
-    fn listen(&mut self) -> bool {
-        let Some(shared) = self.inner.extras().shared.clone() else { return false };
+    fn listen(&mut self, waker: &Waker) -> bool {
+        let extras = self.inner.extras();
+        let Some(shared) = extras.shared.clone() else { return false };
+        if !mem::replace(&mut extras.listens, true) {
+            shared.start(waker);
+        }
         let signals = shared.take_signals();
         if signals & handle::FORCE != 0 {
             return true;
         }
         if signals & handle::WRITE != 0 {
-            self.hands(|hands| hands.queued(&shared));
+            self.queued(&shared);
         }
         if signals & handle::WAKE != 0 {
             self.inner.set(WOKEN);
@@ -590,10 +558,9 @@ impl<H: Handler> Connection<H> {
 
     /// Ends our side, now that the output has gone. `None`: it has failed.
     fn close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Next>> {
-        let inner = &mut self.inner;
-        inner.set(CLOSING);
-        let ended = inner.has(ENDED);
-        match &mut inner.transport {
+        self.inner.set(CLOSING);
+        let ended = self.inner.has(ENDED);
+        match &mut self.transport {
             // The peer knows that nothing more comes, and has nothing more to send: there is nothing to wait for.
             Some(Transport::Plain(_)) if ended => {}
             Some(Transport::Plain(stream)) => {
@@ -609,7 +576,7 @@ impl<H: Handler> Connection<H> {
             },
             None => {}
         }
-        self.finish(cx.waker(), None);
+        self.finish(None);
         if ended {
             return Poll::Ready(Some(Next::End));
         }
@@ -622,8 +589,7 @@ impl<H: Handler> Connection<H> {
     /// Throws away what the peer still sends, until it has ended its side.
     fn drain(&mut self, cx: &mut Context<'_>, stopping: bool) -> Poll<Next> {
         loop {
-            let read = match &mut self.inner.transport {
-                Some(Transport::Plain(stream)) => stream.poll_read_chunk(cx).map_ok(|chunk| chunk.len()),
+            let read = match &mut self.transport {
                 Some(transport) => transport.poll_read(cx, &mut [0; 4096]),
                 None => Poll::Ready(Ok(0)),
             };
@@ -645,8 +611,8 @@ impl<H: Handler> Connection<H> {
     }
 
     /// `false`: nobody wants the stream, so that it is to be closed.
-    fn detach(&mut self, waker: &Waker) -> bool {
-        let Some(transport) = self.inner.transport.take() else { return true };
+    fn detach(&mut self) -> bool {
+        let Some(transport) = self.transport.take() else { return true };
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
         if let Some(shared) = extras.shared.take() {
@@ -655,8 +621,7 @@ impl<H: Handler> Connection<H> {
         self.inner.unset(OPEN | HANDLE);
         let stream = DetachedStream::new(transport, rest);
         let result = self.hands(|hands| {
-            let result = hands.call(waker, |handler, conn| handler.detached(conn, stream));
-            hands.aside.clear();
+            let result = hands.call(|handler, conn| handler.detached(conn, stream));
             result
         });
         match result {
@@ -665,7 +630,7 @@ impl<H: Handler> Connection<H> {
                 true
             }
             Err(stream) => {
-                self.inner.transport = Some(stream.into_transport().0);
+                self.transport = Some(stream.into_transport().0);
                 self.inner.set(OPEN);
                 false
             }
@@ -673,7 +638,7 @@ impl<H: Handler> Connection<H> {
     }
 
     /// The end of a connection under callbacks: all are told.
-    fn finish(&mut self, waker: &Waker, error: Option<io::Error>) {
+    fn finish(&mut self, error: Option<io::Error>) {
         if let Some(extras) = &mut self.inner.extras {
             let done = mem::take(&mut extras.done);
             if let Some(shared) = &extras.shared {
@@ -689,8 +654,7 @@ impl<H: Handler> Connection<H> {
         if self.inner.has(OPEN) {
             self.inner.unset(OPEN | HANDLE);
             action = self.hands(|hands| {
-                let action = hands.call(waker, |handler, conn| handler.closed(conn, error.as_ref()));
-                hands.aside.clear();
+                let action = hands.call(|handler, conn| handler.closed(conn, error.as_ref()));
                 action
             });
         }
@@ -715,7 +679,7 @@ impl<H: Handler> Drop for Connection<H> {
         // `closed` may be the next to panic.
         let _noted = AtEnd(self.lp.clone());
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
-        self.finish(Waker::noop(), error);
+        self.finish(error);
     }
 }
 
@@ -728,6 +692,16 @@ impl<H: Handler> Drop for AtEnd<H> {
 }
 
 impl Inner {
+    /// An attempt to send `output` has not sent all of it.
+    #[cold]
+    fn sent_partly(&mut self, result: Poll<io::Result<usize>>, output: Vec<u8>) {
+        match result {
+            Poll::Ready(Ok(sent)) => self.keep(output, sent),
+            Poll::Pending => self.keep(output, 0),
+            Poll::Ready(Err(e)) => self.fail(e),
+        }
+    }
+
     #[cold]
     fn keep_rest(&mut self, input: &[u8]) {
         let extras = self.extras();
@@ -755,124 +729,140 @@ impl Inner {
 
 // --------------------------------------------------------------------------------------------- callbacks
 
+/// Input for `data`, whose answer is sent at once. Breaks if there is something to be settled.
+#[inline(always)]
+fn deliver<H: Handler>(
+    transport: &Option<Transport>,
+    mut stream: &Stream,
+    inner: &mut Inner,
+    context: &mut H::Context,
+    lp: &Loop<H>,
+    cx: &mut Context<'_>,
+    input: &[u8],
+) -> ControlFlow<()> {
+    let Hands { handler, out } = &mut *lp.hands.borrow_mut();
+    if inner.has(REST | IDLE) || lp.watches_writes {
+        Borrowed { transport, inner, context, lp, handler, out }.data(input);
+        return ControlFlow::Break(());
+    }
+    let panics = lp.note_panics();
+    let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
+    let Reply { output, action } = handler.data(conn, input);
+    mem::forget(panics);
+    if inner.has(REST) {
+        inner.keep_rest(input);
+    }
+    if !out.is_empty() {
+        out.extend_from_slice(&output);
+        match Pin::new(&mut stream).poll_write(cx, out) {
+            Poll::Ready(Ok(sent)) if sent == out.len() && sent <= KEEP => out.clear(),
+            result => inner.sent_partly(result, mem::take(out)),
+        }
+    } else if !output.is_empty() {
+        match Pin::new(&mut stream).poll_write(cx, &output) {
+            Poll::Ready(Ok(sent)) if sent == output.len() => {}
+            result => inner.sent_partly(result, output.into_owned()),
+        }
+    }
+    if action != Action::None {
+        inner.close_later(action);
+    }
+    if inner.has(SLOW) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+}
+
 /// A connection, and what the loop lends it for a callback.
 struct Borrowed<'a, H: Handler> {
+    transport: &'a Option<Transport>,
     inner: &'a mut Inner,
     context: &'a mut H::Context,
     lp: &'a Loop<H>,
     handler: &'a mut H,
-    /// For the output of `data` and `opened`.
     out: &'a mut Vec<u8>,
-    /// For that of the others: `out` is being sent meanwhile.
-    aside: &'a mut Vec<u8>,
 }
 
 impl<H: Handler> Borrowed<'_, H> {
-    fn call<R>(&mut self, waker: &Waker, f: impl FnOnce(&mut H, &mut Conn<'_, H::Context>) -> R) -> R {
+    /// A callback. What it appends to its output is sent after all that waits already.
+    fn call<R>(&mut self, f: impl FnOnce(&mut H, &mut Conn<'_, H::Context>) -> R) -> R {
         let panics = self.lp.note_panics();
-        let link = Link::Stream(self.inner, waker);
-        let conn = &mut Conn { context: self.context, out: self.aside, link, server: &self.lp.server };
+        let link = Link::Stream(self.transport, self.inner);
+        let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
         let result = f(self.handler, conn);
         mem::forget(panics);
+        if !self.out.is_empty() {
+            self.inner.keep(mem::take(self.out), 0);
+        }
         result
     }
 
-    #[inline]
-    fn data(&mut self, cx: &mut Context<'_>, input: &[u8]) {
-        let panics = self.lp.note_panics();
-        let link = Link::Stream(self.inner, cx.waker());
-        let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
-        let reply = self.handler.data(conn, input);
-        mem::forget(panics);
-        self.answer(cx, reply);
+    /// Input, or a wake. The answer waits to be sent.
+    #[cold]
+    fn data(&mut self, input: &[u8]) {
+        self.inner.touch();
+        let mut rest = Vec::new();
+        if self.inner.has(REST) {
+            self.inner.unset(REST);
+            rest = mem::take(&mut self.inner.extras().rest);
+            rest.extend_from_slice(input);
+        }
+        let input = if rest.is_empty() { input } else { &rest };
+        let reply = self.call(|handler, conn| handler.data(conn, input));
+        if self.inner.has(REST) {
+            self.inner.keep_rest(input);
+        }
+        self.answer(reply);
     }
 
-    fn opened(&mut self, cx: &mut Context<'_>) {
-        let panics = self.lp.note_panics();
-        let link = Link::Stream(self.inner, cx.waker());
-        let conn = &mut Conn { context: self.context, out: self.out, link, server: &self.lp.server };
-        let Opened { reply, options } = self.handler.opened(conn);
-        mem::forget(panics);
+    fn opened(&mut self) {
+        let Opened { reply, options } = self.call(|handler, conn| handler.opened(conn));
         if !self.inner.has(FAILED) {
-            match self.inner.set_options(&options) {
-                Ok(()) => return self.answer(cx, reply),
+            match self.inner.set_options(self.transport, &options) {
+                Ok(()) => return self.answer(reply),
                 Err(e) => self.inner.fail(e),
             }
         }
-        self.out.clear();
         if reply.action == Action::Shutdown {
             self.inner.close_later(Action::Shutdown);
         }
     }
 
-    /// Sends what a callback has answered, and notes what is to be done after that.
-    #[inline]
-    fn answer(&mut self, cx: &mut Context<'_>, Reply { output, action }: Reply<'_>) {
-        if !self.out.is_empty() {
-            self.send_out(cx, &output);
-        } else if !output.is_empty() {
-            let sent = self.try_send(cx, &output);
-            if sent < output.len() {
-                self.inner.keep(output.into_owned(), sent);
-            }
-        }
-        if !self.aside.is_empty() {
-            self.take_aside();
+    fn answer(&mut self, Reply { output, action }: Reply<'_>) {
+        if !output.is_empty() {
+            self.inner.keep(output.into_owned(), 0);
         }
         if action != Action::None {
             self.inner.close_later(action);
         }
     }
+}
 
-    /// What was appended to `out`, and then `output`.
-    fn send_out(&mut self, cx: &mut Context<'_>, output: &[u8]) {
-        let mut out = mem::take(self.out);
-        out.extend_from_slice(output);
-        let sent = self.try_send(cx, &out);
-        if sent < out.len() {
-            self.inner.keep(out, sent);
-        } else if out.capacity() <= KEEP {
-            out.clear();
-            *self.out = out;
-        }
-    }
-
-    /// Sends what can be sent at once, if nothing else waits to be sent. Returns how much that was.
-    #[inline]
-    fn try_send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> usize {
-        if self.inner.has(UNSENT | FAILED) || !matches!(self.inner.transport, Some(Transport::Plain(_))) {
-            return 0;
-        }
-        match self.write(cx, bytes) {
-            Poll::Ready(Ok(sent)) => sent,
-            Poll::Ready(Err(e)) => {
-                self.inner.fail(e);
-                0
-            }
-            Poll::Pending => 0,
-        }
-    }
-
-    /// One attempt.
-    #[inline]
+impl<H: Handler> Connection<H> {
+    /// One attempt to send.
     fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.call(cx.waker(), |handler, conn| handler.pre_write(conn));
-        let Some(transport) = &mut self.inner.transport else {
+        let watched = self.lp.watches_writes;
+        if watched {
+            self.hands(|hands| hands.call(|handler, conn| handler.pre_write(conn)));
+        }
+        let Some(transport) = &mut self.transport else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
         let sent = ready!(transport.poll_write(cx, bytes))?;
         self.inner.touch();
-        self.call(cx.waker(), |handler, conn| handler.post_write(conn, sent, bytes.len() - sent));
+        if watched {
+            let left = bytes.len() - sent;
+            self.hands(|hands| hands.call(|handler, conn| handler.post_write(conn, sent, left)));
+        }
         Poll::Ready(Ok(sent))
     }
 
     /// Sends what waits to be sent.
     fn flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let unsent = mem::take(&mut self.inner.extras().unsent);
-        let mut sent = self.inner.extras().sent;
+        let extras = self.inner.extras();
+        // Callbacks may add to it meanwhile.
+        let (mut unsent, before) = (mem::take(&mut extras.unsent), mem::take(&mut extras.sent));
+        let mut sent = before;
         let result = loop {
             if sent == unsent.len() {
-                break match &mut self.inner.transport {
+                break match &mut self.transport {
                     Some(transport) => transport.poll_flush(cx),
                     None => Poll::Ready(Ok(())),
                 };
@@ -884,34 +874,33 @@ impl<H: Handler> Borrowed<'_, H> {
                 Poll::Pending => break Poll::Pending,
             }
         };
-        let moved = sent - self.inner.extras().sent;
         let extras = self.inner.extras();
+        unsent.append(&mut extras.unsent);
         (extras.unsent, extras.sent) = (unsent, sent);
-        let is_over = matches!(result, Poll::Ready(Ok(())));
-        if is_over {
+        if extras.held() == 0 && result.is_ready() {
             self.inner.unset(UNSENT);
-            let unsent = &mut self.inner.extras().unsent;
-            unsent.clear();
-            unsent.shrink_to(KEEP);
-            self.inner.extras().sent = 0;
+            self.give_back_buffer();
         }
-        self.take_aside();
-        self.tell(moved);
+        self.tell(sent - before);
         match result {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(e)) => {
                 self.inner.fail(e);
                 Poll::Ready(())
             }
-            Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Pending => Poll::Pending,
         }
     }
 
-    /// What was appended while output was being sent comes after that.
-    #[cold]
-    fn take_aside(&mut self) {
-        if !self.aside.is_empty() {
-            self.inner.keep(mem::take(self.aside), 0);
+    /// All has gone: a connection that waits for its peer needs no buffer. The loop's own may have come here.
+    fn give_back_buffer(&mut self) {
+        let extras = self.inner.extras();
+        extras.sent = 0;
+        let mut buffer = mem::take(&mut extras.unsent);
+        let out = &mut self.lp.hands.borrow_mut().out;
+        if out.capacity() < buffer.capacity() && buffer.capacity() <= KEEP {
+            buffer.clear();
+            *out = buffer;
         }
     }
 

@@ -483,3 +483,137 @@ impl fmt::Debug for BlockingStream {
         f.debug_struct("BlockingStream").field("socket", socket).field("undelivered", &undelivered).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_lite::{AsyncReadExt, AsyncWriteExt};
+    use std::thread;
+
+    const RECEIVED: &[u8] = b"received";
+
+    fn plain() -> (DetachedStream, UnixStream) {
+        let (a, b) = UnixStream::pair().unwrap();
+        let a = Transport::Plain(Async::new(a).unwrap().into());
+        (DetachedStream::new(a, RECEIVED.to_vec()), b)
+    }
+
+    /// With a filter that does nothing.
+    fn filtered() -> (DetachedStream, UnixStream) {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (local, peer) = (Addr::Unix(a.local_addr().unwrap()), Addr::Unix(a.peer_addr().unwrap()));
+        let io = Box::pin(Stream::from(Async::new(a).unwrap()));
+        let a = Transport::Filtered(Box::new(Filtered { io, local, peer }));
+        (DetachedStream::new(a, RECEIVED.to_vec()), b)
+    }
+
+    #[test]
+    fn what_was_received_before_comes_first() {
+        for make in [plain, filtered] {
+            block_on(async {
+                let (mut stream, mut peer) = make();
+                peer.write_all(b" later")?;
+                drop(peer);
+                assert_eq!(stream.read(&mut []).await?, 0);
+                let (mut one, mut three) = ([0], [0; 3]);
+                assert_eq!(stream.read(&mut one).await?, 1);
+                let mut bufs = [&mut one[..], &mut [], &mut three].map(IoSliceMut::new);
+                assert_eq!(stream.read_vectored(&mut bufs).await?, 4);
+                assert_eq!((&one, &three), (b"e", b"cei"));
+                assert_eq!(stream.undelivered(), b"ved");
+
+                let mut rest = String::new();
+                stream.read_to_string(&mut rest).await?;
+                assert_eq!(rest, "ved later");
+                assert_eq!((stream.undelivered(), stream.rest.bytes.capacity()), (&[][..], 0));
+                io::Result::Ok(())
+            })
+            .unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_received_before_comes_first_in_a_thread_that_blocks() {
+        for make in [plain, filtered] {
+            let (stream, mut peer) = make();
+            let thread = thread::spawn(move || {
+                let mut stream = stream.into_blocking()?;
+                assert_eq!(stream.undelivered(), RECEIVED);
+                let (mut start, mut text) = ([0; 3], String::new());
+                let n = stream.read_vectored(&mut [IoSliceMut::new(&mut start)])?;
+                assert_eq!((n, &start), (3, b"rec"));
+                stream.write_all(b"go on")?;
+                stream.flush()?;
+                stream.read_to_string(&mut text)?;
+                stream.close()?;
+                io::Result::Ok(text)
+            });
+            peer.read_exact(&mut [0; 5]).unwrap();
+            peer.write_all(b" later").unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+            assert_eq!(thread.join().unwrap().unwrap(), "eived later");
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_in_parts() {
+        let (mut stream, _peer) = plain();
+        block_on(stream.read_exact(&mut [0; 3])).unwrap();
+        let (stream, received) = stream.into_parts().unwrap();
+        assert_eq!(received, b"eived");
+
+        let stream = DetachedStream::new(Transport::Plain(stream), received);
+        let (transport, received) = stream.into_transport();
+        assert!(matches!(transport, Transport::Plain(_)));
+        assert_eq!(received, b"eived");
+
+        let (mut stream, _peer) = filtered();
+        block_on(stream.read_exact(&mut [0; 3])).unwrap();
+        let stream = stream.into_parts().unwrap_err();
+        assert_eq!(stream.undelivered(), b"eived");
+    }
+
+    #[test]
+    fn a_conversion_that_would_lose_something_says_what() {
+        let (stream, mut peer) = plain();
+        let e = UnixStream::try_from(stream).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::InvalidInput);
+        assert!(e.to_string().starts_with("8 bytes were received and are not read yet"), "{e}");
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0, "it is closed");
+
+        let (stream, _peer) = filtered();
+        let e = Async::<UnixStream>::try_from(stream).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::Unsupported);
+        assert!(e.to_string().contains("filter"), "{e}");
+    }
+
+    #[test]
+    fn a_filter_is_closed_and_not_shut_down() {
+        let (mut stream, mut peer) = filtered();
+        let e = stream.shutdown(Shutdown::Write).unwrap_err();
+        assert_eq!(e.kind(), io::ErrorKind::Unsupported);
+        assert!(e.to_string().contains("use `close`"), "{e}");
+        block_on(stream.close()).unwrap();
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+        assert_eq!(stream.peer_addr().unwrap().to_string(), "unix://");
+    }
+
+    #[test]
+    fn what_a_peer_has_sent_is_not_in_a_log() {
+        for make in [plain, filtered] {
+            let (stream, _peer) = make();
+            let text = format!("{stream:?}");
+            assert!(text.contains("undelivered: 8") && !text.contains("received"), "{text}");
+            let text = format!("{:?}", stream.into_blocking().unwrap());
+            assert!(text.contains("undelivered: 8") && !text.contains("received"), "{text}");
+        }
+    }
+
+    #[test]
+    fn it_is_send_and_unpin() {
+        fn check<T: Send + Unpin>() {}
+        check::<DetachedStream>();
+        check::<BlockingStream>();
+    }
+}

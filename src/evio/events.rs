@@ -22,15 +22,18 @@ use std::time::Duration;
 /// ```
 pub struct Events<C = ()> {
     builder: Builder<C>,
-    serving: Option<Arc<Serving<C>>>,
-    opened: Option<Arc<OpenedFn<C>>>,
-    closed: Option<Arc<Closed<C>>>,
-    detached: Option<Arc<Detached<C>>>,
-    pre_write: Option<Arc<PreWrite<C>>>,
-    post_write: Option<Arc<PostWrite<C>>>,
-    data: Option<Arc<Data<C>>>,
-    tick: Option<Arc<Tick<C>>>,
+    serving: Callback<Serving<C>>,
+    opened: Callback<OpenedFn<C>>,
+    closed: Callback<Closed<C>>,
+    detached: Callback<Detached<C>>,
+    pre_write: Callback<PreWrite<C>>,
+    post_write: Callback<PostWrite<C>>,
+    data: Callback<Data<C>>,
+    tick: Callback<Tick<C>>,
 }
+
+/// The box is for speed: with a trait object in the `Arc` itself, each call would compute where that begins.
+type Callback<F> = Option<Arc<Box<F>>>;
 
 type Serving<C> = dyn Fn(&Server<C>) -> Action + Send + Sync;
 type OpenedFn<C> = dyn Fn(&mut Conn<'_, C>) -> Opened + Send + Sync;
@@ -97,14 +100,14 @@ impl<C: Default + 'static> Events<C> {
     /// See [`Handler::serving`].
     #[must_use]
     pub fn serving(mut self, f: impl Fn(&Server<C>) -> Action + Send + Sync + 'static) -> Events<C> {
-        self.serving = Some(Arc::new(f));
+        self.serving = Some(Arc::new(Box::new(f)));
         self
     }
 
     /// See [`Handler::opened`].
     #[must_use]
     pub fn opened(mut self, f: impl Fn(&mut Conn<'_, C>) -> Opened + Send + Sync + 'static) -> Events<C> {
-        self.opened = Some(Arc::new(f));
+        self.opened = Some(Arc::new(Box::new(f)));
         self
     }
 
@@ -114,7 +117,7 @@ impl<C: Default + 'static> Events<C> {
         mut self,
         f: impl Fn(&mut Conn<'_, C>, Option<&io::Error>) -> Action + Send + Sync + 'static,
     ) -> Events<C> {
-        self.closed = Some(Arc::new(f));
+        self.closed = Some(Arc::new(Box::new(f)));
         self
     }
 
@@ -124,14 +127,14 @@ impl<C: Default + 'static> Events<C> {
         mut self,
         f: impl Fn(&mut Conn<'_, C>, DetachedStream) -> Action + Send + Sync + 'static,
     ) -> Events<C> {
-        self.detached = Some(Arc::new(f));
+        self.detached = Some(Arc::new(Box::new(f)));
         self
     }
 
     /// See [`Handler::pre_write`].
     #[must_use]
     pub fn pre_write(mut self, f: impl Fn(&mut Conn<'_, C>) + Send + Sync + 'static) -> Events<C> {
-        self.pre_write = Some(Arc::new(f));
+        self.pre_write = Some(Arc::new(Box::new(f)));
         self
     }
 
@@ -141,7 +144,7 @@ impl<C: Default + 'static> Events<C> {
         mut self,
         f: impl Fn(&mut Conn<'_, C>, usize, usize) + Send + Sync + 'static,
     ) -> Events<C> {
-        self.post_write = Some(Arc::new(f));
+        self.post_write = Some(Arc::new(Box::new(f)));
         self
     }
 
@@ -151,14 +154,14 @@ impl<C: Default + 'static> Events<C> {
         mut self,
         f: impl for<'a> Fn(&mut Conn<'_, C>, &'a [u8]) -> Reply<'a> + Send + Sync + 'static,
     ) -> Events<C> {
-        self.data = Some(Arc::new(f));
+        self.data = Some(Arc::new(Box::new(f)));
         self
     }
 
     /// See [`Handler::tick`].
     #[must_use]
     pub fn tick(mut self, f: impl Fn(&Server<C>) -> (Duration, Action) + Send + Sync + 'static) -> Events<C> {
-        self.tick = Some(Arc::new(f));
+        self.tick = Some(Arc::new(Box::new(f)));
         self
     }
 }
@@ -187,6 +190,10 @@ impl<C: Default + 'static> Handler for Events<C> {
             Some(f) => Ok(f(conn, stream)),
             None => Err(stream),
         }
+    }
+
+    fn watches_writes(&self) -> bool {
+        self.pre_write.is_some() || self.post_write.is_some()
     }
 
     #[inline]

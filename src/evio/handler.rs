@@ -304,6 +304,12 @@ pub trait Handler: 'static {
         Err(stream)
     }
 
+    /// Shall [`pre_write`](Handler::pre_write) and [`post_write`](Handler::post_write) be called? It is asked once. A handler
+    /// that has neither saves a little by `false`.
+    fn watches_writes(&self) -> bool {
+        true
+    }
+
     /// Output is about to be tried to be sent; again and again, if the peer is slow to take it.
     fn pre_write(&mut self, conn: &mut Conn<'_, Self::Context>) {
         let _ = conn;

@@ -173,7 +173,6 @@ impl Input<'_> {
     }
 
     /// Consumes the next `n` bytes. `None`, and nothing is consumed, if there are not as many yet.
-    #[expect(clippy::should_implement_trait, reason = "evio's name; it takes a number")]
     pub fn next(&mut self, n: usize) -> Option<&[u8]> {
         if n > self.len() {
             return None;

@@ -434,6 +434,8 @@ pub(super) struct Loop<H: Handler> {
     pub stopping: Cell<bool>,
     /// A buffer for what is read through filters.
     pub filtered: Cell<Vec<u8>>,
+    /// Does the handler want to hear of writes?
+    pub watches_writes: bool,
     panicked: Cell<bool>,
     index: usize,
     filter: Option<Filter>,
@@ -444,8 +446,8 @@ pub(super) struct Loop<H: Handler> {
 /// What a callback is called with.
 pub(super) struct Hands<H> {
     pub handler: H,
+    /// For the output of the callback that is running.
     pub out: Vec<u8>,
-    pub aside: Vec<u8>,
 }
 
 /// Notes, when it is dropped, that a callback has panicked.
@@ -480,9 +482,7 @@ impl<H: Handler> Loop<H> {
     pub fn has_panicked(&self) -> bool {
         let panicked = self.panicked.take();
         if panicked {
-            let Hands { out, aside, .. } = &mut *self.hands.borrow_mut();
-            out.clear();
-            aside.clear();
+            self.hands.borrow_mut().out.clear();
         }
         panicked
     }
@@ -521,9 +521,9 @@ impl<H: Handler> Loop<H> {
         let context = H::Context::default();
         match (self.filter.clone(), stream) {
             (Some(filter), Ok(stream)) => {
+                // If one of the two functions panics, there never is a connection.
+                let counted = Counted(Some(self.clone()));
                 let task = async move {
-                    // If one of the two functions panics, there never is a connection.
-                    let counted = Counted(Some(lp.clone()));
                     let local = stream.local_addr().map(Addr::from);
                     let local = local.ok().filter(|local| (filter.should)(local, peer.as_ref()));
                     let transport = match local {
@@ -701,9 +701,10 @@ async fn run_loop<H: Handler>(
     let inner = &plan.inner;
     inner.set_core(index, current());
     plan.all_here.wait();
-    let hands = Hands { handler: make(index), out: Vec::new(), aside: Vec::new() };
+    let handler = make(index);
     let lp = Rc::new(Loop {
-        hands: RefCell::new(hands),
+        watches_writes: handler.watches_writes(),
+        hands: RefCell::new(Hands { handler, out: Vec::new() }),
         server: Server::new(inner.clone()),
         stopping: Cell::new(false),
         filtered: Cell::default(),
@@ -792,12 +793,7 @@ fn listen<H: Handler>(lp: &Rc<Loop<H>>, bound: Bound, addr_index: usize) -> io::
         Bound::Udp(socket) => {
             let socket = Arc::new(Async::new_nonblocking(socket)?);
             lp.server.inner().set_socket(addr_index, socket.clone());
-            spawn_local(async move {
-                // After a panic of the callback, the next datagram is a new one.
-                while spawn_local(serve_udp(lp.clone(), socket.clone(), addr_index)).await.is_err() {
-                    lp.hands.borrow_mut().out.clear();
-                }
-            })
+            spawn_local(serve_udp(lp, socket, addr_index))
         }
         other => {
             let listener = register(other)?;

@@ -236,7 +236,7 @@ impl<C> Server<C> {
             let text = format!("address {addr_index} of this server is not a UDP socket");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         };
-        socket.get_ref().send_to(bytes, to)
+        super::udp::send_to(socket.get_ref(), bytes, to)
     }
 
     pub(super) fn next_id(&self) -> u64 {

@@ -1,48 +1,75 @@
 //! Datagrams under callbacks.
 
+use super::addr::mapped;
 use super::conn::{Datagram, Link};
 use super::serve::{Hands, Loop};
 use super::{Action, Conn, Handler, Reply};
 use crate::Async;
+use crate::io::RecvBatch;
+use crate::spawn_local;
 use std::io;
 use std::mem;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// One UDP socket, which belongs to this loop.
+/// So many datagrams are received at a time.
+const BATCH: usize = 16;
+/// As long as a datagram can be.
+const LEN_MAX: usize = 64 * 1024;
+
+/// Serves one UDP socket, which belongs to this loop.
 pub(super) async fn serve_udp<H: Handler>(lp: Rc<Loop<H>>, socket: Arc<Async<UdpSocket>>, addr_index: usize) {
     let mut context = H::Context::default();
-    // The largest datagram that there is.
-    let mut buffer = vec![0; 64 * 1024];
+    let mut batch = RecvBatch::new(BATCH, LEN_MAX);
     loop {
-        let (len, from) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
+        match socket.recv_batch(&mut batch).await {
+            Ok(_) => {}
             Err(e) if is_fatal(&e) => return lp.server.inner().fail(e),
             // Of a datagram sent before: its receiver is not there. That is nothing to us.
             Err(_) => continue,
-        };
-        let datagram = Datagram { socket: socket.clone(), from, addr_index };
-        let mut out = Vec::new();
-        let action = {
-            let Hands { handler, out: lent, .. } = &mut *lp.hands.borrow_mut();
-            let link = Link::Datagram(&datagram);
-            let conn = &mut Conn { context: &mut context, out: lent, link, server: &lp.server };
-            let Reply { output, action } = handler.data(conn, &buffer[..len]);
-            mem::swap(&mut out, lent);
-            out.extend_from_slice(&output);
-            action
-        };
-        if !out.is_empty() {
-            // What cannot be sent is lost, as datagrams are.
-            let _ = socket.send_to(&out, from).await;
-            out.clear();
-            lp.hands.borrow_mut().out = out;
         }
-        if action == Action::Shutdown {
-            return lp.server.stop();
+        for received in batch.iter() {
+            let datagram = Datagram { socket: socket.clone(), from: received.from, addr_index };
+            let answer = catch_unwind(AssertUnwindSafe(|| {
+                let Hands { handler, out, .. } = &mut *lp.hands.borrow_mut();
+                let link = Link::Datagram(&datagram);
+                let conn = &mut Conn { context: &mut context, out, link, server: &lp.server };
+                let Reply { output, action } = handler.data(conn, received.bytes);
+                out.extend_from_slice(&output);
+                (mem::take(out), action)
+            }));
+            let (mut out, action) = match answer {
+                Ok(answer) => answer,
+                Err(payload) => {
+                    lp.hands.borrow_mut().out.clear();
+                    // A task that panics is what the executor has its rules for. The next datagram is another one.
+                    spawn_local(async { resume_unwind(payload) }).detach();
+                    continue;
+                }
+            };
+            if !out.is_empty() {
+                // What cannot be sent is lost, as datagrams are.
+                let _ = socket.send_to(&out, received.from).await;
+                out.clear();
+                lp.hands.borrow_mut().out = out;
+            }
+            if action == Action::Shutdown {
+                return lp.server.stop();
+            }
+            if lp.stopping.get() {
+                return;
+            }
         }
     }
+}
+
+/// Sends one datagram at once, or not at all.
+pub(super) fn send_to(socket: &UdpSocket, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
+    // Not every system takes an IPv4 address on a socket for both versions.
+    let to = if socket.local_addr()?.is_ipv6() { mapped(to) } else { to };
+    socket.send_to(bytes, to)
 }
 
 fn is_fatal(e: &io::Error) -> bool {

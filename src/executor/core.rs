@@ -106,7 +106,7 @@ pub(super) fn post(task: TaskRef) {
 /// Cancels a task, at once if this is its core.
 pub(super) fn cancel(task: TaskRef) {
     with_current(|core| match core {
-        Some(core) if core.id() == task.core_id() => task.open(core).cancel(),
+        Some(core) if core.id() == task.core_id() => task.open(core).cancel(core),
         _ => {
             if let Some(mailbox) = find(task.core_id()) {
                 mailbox.post(Letter::Cancel(task));
@@ -233,19 +233,28 @@ impl Core {
         self.tasks.insert(ptr);
         self.counters().tasks_alive.set(self.tasks.len() as u64);
         if self.closed.get() {
-            ptr.cancel();
+            ptr.cancel(self);
         } else {
             self.schedule(ptr);
         }
         task
     }
 
-    /// Into the run queue, unless it is there.
+    /// Into the run queue, unless it is there (`false`) or complete.
     #[inline]
-    pub fn schedule(&self, task: TaskPtr) {
-        if self.enqueue(task) {
+    pub fn schedule(&self, task: TaskPtr) -> bool {
+        let is_new = self.enqueue(task);
+        if is_new {
             self.counters().wakes_local.add(1);
         }
+        is_new
+    }
+
+    /// The same, if this is the waker of a task of this core that is not complete. (Of one that is, the waker is not worth
+    /// keeping.)
+    #[inline]
+    fn schedule_own(&self, waker: &Waker) -> bool {
+        TaskPtr::of(waker, self).is_some_and(|task| self.schedule(task) || !task.is_complete())
     }
 
     #[inline]
@@ -388,7 +397,7 @@ impl Core {
     fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let counters = self.counters();
         counters.turns.add(1);
-        match self.local.turn(timeout) {
+        match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);
@@ -430,7 +439,7 @@ impl Core {
                     self.counters().wakes_remote.add(1);
                 }
             }
-            Letter::Cancel(task) => task.open(self).cancel(),
+            Letter::Cancel(task) => task.open(self).cancel(self),
             // What a closure captured may panic when it is dropped, because it was cancelled on its way here.
             Letter::Run(run) => {
                 contain(|| run(self));
@@ -476,7 +485,9 @@ impl Core {
 
     /// Schedules every task.
     pub fn wake_all(&self) {
-        self.tasks.each(|task| self.schedule(task));
+        self.tasks.each(|task| {
+            self.schedule(task);
+        });
     }
 
     pub fn tasks_alive(&self) -> usize {

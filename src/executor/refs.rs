@@ -7,23 +7,23 @@
 //! references, and as long as it does, nobody else can find the count at its end. When the core has done with the task it
 //! puts its number and its share back into the common one, and from then on that is the count.
 
-use crate::sync::atomic::{AtomicIsize, Ordering};
+use crate::sync::atomic::{AtomicI32, Ordering};
 use std::cell::Cell;
 
 pub(super) struct Refs {
     /// Of any thread.
-    common: AtomicIsize,
+    common: AtomicI32,
     /// Of the core's thread; [`NONE`] when it has been put into the common one.
-    own: Cell<isize>,
+    own: Cell<i32>,
 }
 
-const SHARE: isize = isize::MAX / 2 + 1;
-const NONE: isize = isize::MIN;
+const SHARE: i32 = i32::MAX / 2 + 1;
+const NONE: i32 = i32::MIN;
 
 impl Refs {
     /// The core's share, and no other reference.
     pub fn new() -> Refs {
-        Refs { common: AtomicIsize::new(SHARE), own: Cell::new(0) }
+        Refs { common: AtomicI32::new(SHARE), own: Cell::new(0) }
     }
 
     /// One more. `here`: this is the core's thread.
@@ -69,8 +69,9 @@ impl Refs {
     }
 }
 
-/// Far from where numbers wrap: a quarter of the range to both sides.
+/// Far from where numbers wrap: a quarter of the range to both sides. (A thousand million wakers of one task, which would
+/// have 16 GB.)
 #[inline]
-fn is_sane(number: isize) -> bool {
-    number.wrapping_add(SHARE / 2) as usize <= SHARE as usize
+fn is_sane(number: i32) -> bool {
+    number.wrapping_add(SHARE / 2) as u32 <= SHARE as u32
 }

@@ -41,8 +41,6 @@ pub(super) struct Header {
     core_id: u64,
 
     // The rest belongs to the core's thread.
-    /// Valid as long as the task is not complete: a core completes all its tasks before it goes.
-    core: NonNull<Core>,
     /// The next one in the run queue.
     next: Cell<Option<TaskPtr>>,
     flags: Cell<u8>,
@@ -51,6 +49,10 @@ pub(super) struct Header {
     /// Who waits for the result.
     awaiter: Cell<Option<Waker>>,
 }
+
+// Idle connections are counted in tens of thousands, and each is a task.
+#[cfg(all(target_pointer_width = "64", not(loom)))]
+const _: () = assert!(size_of::<Header>() <= 72);
 
 /// In the run queue.
 const SCHEDULED: u8 = 1;
@@ -191,7 +193,6 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
             refs: Refs::new(),
             posted: Posted::new(),
             core_id: core.id(),
-            core: NonNull::from(core),
             next: Cell::new(None),
             flags: Cell::new(HANDLE),
             siblings: Cell::new((None, None)),
@@ -200,7 +201,7 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
         stage: UnsafeCell::new(Stage::Future(future)),
     });
     let task = NonNull::from(Box::leak(body)).cast::<Header>();
-    (TaskPtr(task), Task { task: TaskPtr(task), output: PhantomData })
+    (TaskPtr(task), Task { task: TaskPtr(task), core: NonNull::from(core), output: PhantomData })
 }
 
 // --------------------------------------------------------------------------------- on the core's thread
@@ -210,10 +211,26 @@ pub(super) unsafe fn spawn<F: Future>(core: &Core, future: F) -> (TaskPtr, Task<
 pub(super) struct TaskPtr(NonNull<Header>);
 
 impl TaskPtr {
+    /// The task of this core that `waker` wakes, if it is one. The waker keeps it alive.
+    #[inline]
+    pub fn of(waker: &Waker, core: &Core) -> Option<TaskPtr> {
+        if !ptr::eq(waker.vtable(), &VTABLE) {
+            return None;
+        }
+        // SAFETY: nobody but `raw_waker` makes a waker with this vtable, unless he promises (`Waker::new` is unsafe) that the
+        // pointer beside it is such a waker's. And a waker has a reference.
+        let task = unsafe { of_waker(waker.data()) };
+        (task.core_id() == core.id()).then_some(TaskPtr(task.0))
+    }
+
     /// The header. Whoever has a `TaskPtr` is one of the local owners, or was called by one.
     fn header(&self) -> &Header {
         // SAFETY: a local owner keeps the task alive, and the fields that change are cells and atomics.
         unsafe { self.0.as_ref() }
+    }
+
+    pub fn is_complete(&self) -> bool {
+        self.has(COMPLETE)
     }
 
     fn has(&self, flag: u8) -> bool {
@@ -253,7 +270,7 @@ impl TaskPtr {
         let flags = header.flags.get() & !RUNNING;
         header.flags.set(flags);
         if flags & CANCELLED != 0 {
-            self.cancel();
+            self.cancel(core);
         }
         true
     }
@@ -267,13 +284,22 @@ impl TaskPtr {
     }
 
     /// Drops the future of a task that is not complete; at once, or, if it is running, after that.
-    pub fn cancel(self) {
+    #[cold]
+    pub fn cancel(self, core: &Core) {
+        if self.drop_future() {
+            self.complete(core);
+        }
+    }
+
+    /// [`cancel`](TaskPtr::cancel), but for what follows (`true`): to [`complete`](TaskPtr::complete) it with its core, which
+    /// is there.
+    fn drop_future(self) -> bool {
         if self.has(COMPLETE) {
-            return;
+            return false;
         }
         if self.has(RUNNING) {
             self.set(CANCELLED);
-            return;
+            return false;
         }
         self.set(RUNNING);
         // SAFETY: this is the core's thread, and RUNNING keeps the others out of the stage.
@@ -281,10 +307,10 @@ impl TaskPtr {
         self.set(EMPTY);
         if self.has(COMPLETE) {
             // The future owned the executor, which has gone with it, and has seen to its part.
-            return self.finish_up();
+            self.finish_up();
+            return false;
         }
-        // SAFETY: the task is not complete, so its core is there, and this is its thread.
-        self.complete(unsafe { self.header().core.as_ref() });
+        true
     }
 
     /// [`cancel`](TaskPtr::cancel), by the core, which goes. A task that is being cancelled already, further up on this
@@ -294,7 +320,7 @@ impl TaskPtr {
             self.set(COMPLETE);
             core.forget(self);
         } else {
-            self.cancel();
+            self.cancel(core);
         }
     }
 
@@ -477,6 +503,8 @@ impl TaskPtr {
 #[must_use = "dropping a task cancels it: await it, or call .detach() to let it run by itself"]
 pub struct Task<T> {
     task: TaskPtr,
+    /// Valid as long as the task is not complete: a core completes all its tasks before it goes.
+    core: NonNull<Core>,
     output: PhantomData<*mut T>,
 }
 
@@ -494,7 +522,7 @@ impl<T> Task<T> {
     /// Returns the result if the task was done already.
     pub fn cancel(mut self) -> Option<Result<T, JoinError>> {
         let done = self.is_finished();
-        self.task.cancel();
+        self.end();
         if done { Some(self.take()) } else { None }
     }
 
@@ -506,6 +534,15 @@ impl<T> Task<T> {
     /// Is it done, or cancelled? Then awaiting it does not wait.
     pub fn is_finished(&self) -> bool {
         self.task.has(COMPLETE)
+    }
+
+    /// Cancels it, if it is not complete.
+    #[inline]
+    fn end(&self) {
+        if !self.is_finished() && self.task.drop_future() {
+            // SAFETY: the task is not complete, so its core is there, and this is its thread.
+            self.task.complete(unsafe { self.core.as_ref() });
+        }
     }
 
     fn take(&mut self) -> Result<T, JoinError> {
@@ -562,9 +599,7 @@ impl<T> Future for Task<T> {
 impl<T> Drop for Task<T> {
     #[inline]
     fn drop(&mut self) {
-        if !self.is_finished() {
-            self.task.cancel();
-        }
+        self.end();
         self.task.let_go();
     }
 }
@@ -655,9 +690,10 @@ fn is_here(task: &Header) -> bool {
     core::with_current(|core| core.is_some_and(|core| core.id() == task.core_id))
 }
 
+/// Of all wakers of tasks, and no others. (A static: it has one address.)
+static VTABLE: RawWakerVTable = RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+
 fn raw_waker(task: NonNull<Header>) -> RawWaker {
-    static VTABLE: RawWakerVTable =
-        RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
     RawWaker::new(task.as_ptr().cast(), &VTABLE)
 }
 

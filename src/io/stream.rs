@@ -3,7 +3,8 @@
 use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
-use super::{Accepted, Async, Chunk, Kind, SocketOptions};
+use super::{Accepted, Async, Chunk, Kind, SocketOptions, certain, poll_op};
+use crate::reactor::{Direction, Source};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -22,6 +23,7 @@ use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream}
 use std::path::Path;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// A connection, over TCP or a Unix socket.
@@ -128,6 +130,11 @@ impl Stream {
         either!(self, io => io.get_ref().peer_addr().map(Addr::from))
     }
 
+    #[inline(always)]
+    pub(super) fn source(&self) -> (&Arc<Source>, Kind) {
+        either!(self, io => (&io.source, io.kind))
+    }
+
     /// Waits until it is readable, as the kernel sees it: data, the end, or an error. Any number of tasks may wait.
     ///
     /// # Errors
@@ -212,7 +219,7 @@ impl Stream {
     /// # Errors
     ///
     /// Those of reading.
-    #[inline]
+    #[inline(always)]
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         either!(self, io => io.poll_read_chunk(cx))
     }
@@ -266,9 +273,12 @@ impl AsyncRead for Stream {
 /// [`poll_close`](AsyncWrite::poll_close) shuts down the writing side: the peer reads to the end, and can still send.
 /// (That of [`Async`] only flushes.)
 impl AsyncWrite for &Stream {
-    #[inline]
+    #[inline(always)]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        either!(*self, io => Pin::new(&mut &*io).poll_write(cx, buf))
+        // As `Async` does, but for std's function around the call, which the compiler cannot see into.
+        let (source, kind) = self.source();
+        let op = || socket::send(self.as_fd(), buf);
+        poll_op(source, kind, Direction::Write, cx, op, |&n| n >= certain(buf.len()))
     }
 
     fn poll_write_vectored(

@@ -22,10 +22,12 @@ impl Local {
         Local { shared, wheel: RefCell::new(Wheel::new()), scratch: Cell::new(None), now: Cell::new(None) }
     }
 
-    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+    /// See [`Shared::turn`].
+    #[inline]
+    pub fn turn(&self, timeout: Option<Duration>, schedule: impl FnMut(&Waker) -> bool) -> io::Result<Turn> {
         // Taken out, so that a waker may turn the reactor as well.
         let mut scratch = self.scratch.take().unwrap_or_default();
-        let result = self.shared.turn(Some(&self.wheel), &mut scratch, timeout, &self.now);
+        let result = self.shared.turn(Some(&self.wheel), &mut scratch, timeout, &self.now, schedule);
         self.scratch.set(Some(scratch));
         result
     }

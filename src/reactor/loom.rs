@@ -181,10 +181,35 @@ fn insert(readiness: &Readiness, task: &Task) -> usize {
 /// An event, as a reactor's turn publishes it. Returns how many were woken.
 fn publish(readiness: &Readiness, ready: Ready) -> usize {
     let mut wakers = Vec::new();
-    readiness.publish(ready, &mut wakers);
+    readiness.publish(ready, |_| false, &mut wakers);
     let n = wakers.len();
     wake_all(&mut wakers);
     n
+}
+
+/// The same by the driver of this task, which schedules it there and then. (Here to be scheduled is to be woken.)
+fn publish_to_own(readiness: &Readiness, ready: Ready, task: &Waker) {
+    let mut wakers = Vec::new();
+    let schedule = |waker: &Waker| {
+        let is_own = waker.will_wake(task);
+        if is_own {
+            waker.wake_by_ref();
+        }
+        is_own
+    };
+    readiness.publish(ready, schedule, &mut wakers);
+    wake_all(&mut wakers);
+}
+
+/// A readiness where neither direction is ready, and a task that has been told of an event: its waker has stayed.
+fn waker_stays() -> (Arc<Readiness>, Task) {
+    let (readiness, task) = (nothing_ready(), Task::new());
+    assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
+    publish_to_own(&readiness, Ready::READABLE, &task.waker);
+    task.wait();
+    readiness.clear(Ready::READABLE, readiness.seen());
+    assert_eq!((task.times_woken(), task.wakers_elsewhere()), (1, 1));
+    (readiness, task)
 }
 
 fn readable(readiness: &Readiness) {
@@ -225,14 +250,14 @@ pub(crate) fn set_timer(deadline: u64, waker: &Waker) -> impl FnOnce(&Shared) + 
 
 /// One turn, which waits.
 pub(crate) fn turn(reactor: &Shared) -> Turn {
-    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None)).unwrap()
+    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None), |_| false).unwrap()
 }
 
 /// The driver of a reactor, with the wheel of its own: turns it until `task` is woken.
 fn drive_until_woken(reactor: &Shared, own: Option<&RefCell<Wheel<Waker>>>, task: &Task) {
     let mut scratch = Scratch::default();
     while task.times_woken() == 0 {
-        reactor.turn(own, &mut scratch, None, &Cell::new(None)).unwrap();
+        reactor.turn(own, &mut scratch, None, &Cell::new(None), |_| false).unwrap();
     }
 }
 
@@ -376,6 +401,87 @@ fn a_clear_and_a_wait_do_not_undo_each_other() {
     });
 }
 
+/// An event: the driver of this task tells of it, or another thread (which has asked the kernel).
+fn event_by(driver_of: Option<Waker>) -> impl FnOnce(&Readiness) + Send {
+    move |readiness| match driver_of {
+        Some(task) => publish_to_own(readiness, Ready::READABLE, &task),
+        None => readable(readiness),
+    }
+}
+
+/// The task waits again while the event comes.
+#[test]
+fn a_waker_that_stays_hears_of_the_next_event() {
+    for by_driver in [true, false] {
+        model(move || {
+            let (readiness, task) = waker_stays();
+            let event = event_by(by_driver.then(|| task.waker.clone()));
+            alongside(&readiness, [event], || task.wait_in_slot(&readiness, Direction::Read, Wait::Ready));
+            assert!(!readiness.seen().has_waiters());
+            assert_eq!(publish(&readiness, Ready::READABLE), 0);
+        });
+    }
+}
+
+/// Two events, told of in both ways: the task hears of the first, if it has come to wait before.
+#[test]
+fn a_waker_that_stays_is_woken_once_for_a_wait() {
+    for driver_is_first in [true, false] {
+        model(move || {
+            let (readiness, task) = waker_stays();
+            let by_driver = || Some(task.waker.clone());
+            let [first, second] = if driver_is_first { [by_driver(), None] } else { [None, by_driver()] };
+            let events = |readiness: &Readiness| {
+                event_by(first)(readiness);
+                event_by(second)(readiness);
+            };
+            let wait = alongside(&readiness, [events], || readiness.wait(Direction::Read, &task.waker));
+            assert_eq!(task.times_woken(), 1 + u32::from(wait == Wait::Stored));
+            assert!(!readiness.seen().has_waiters());
+        });
+    }
+}
+
+/// Another task takes the slot of the one whose waker has stayed, which waits again at the same time: one of the two
+/// is there in the end, and the other was woken to find out. Neither is woken for a wait that was over.
+#[test]
+fn nobody_is_left_behind_in_the_slot_of_a_waker_that_stays() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        let other = Arc::new(Task::new());
+        let others = other.clone();
+        let takes = move |readiness: &Readiness| {
+            assert_eq!(readiness.wait(Direction::Read, &others.waker), Wait::Stored);
+        };
+        alongside(&readiness, [takes], || {
+            assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
+        });
+        let times_woken = || [task.times_woken() - 1, other.times_woken()];
+        assert_eq!(times_woken().iter().sum::<u32>(), 1);
+        assert_eq!(publish(&readiness, Ready::READABLE), 1);
+        assert_eq!(times_woken(), [1, 1]);
+        assert_eq!([task.wakers_elsewhere(), other.wakers_elsewhere()], [0, 0]);
+    });
+}
+
+/// Somebody comes to the list and goes, while the task whose waker has stayed waits again.
+#[test]
+fn the_list_does_not_touch_a_waker_that_stays() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        let listed = |readiness: &Readiness| {
+            let key = insert(readiness, &Task::new());
+            readiness.remove(key);
+        };
+        alongside(&readiness, [listed], || {
+            assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
+        });
+        assert_eq!(task.times_woken(), 1);
+        assert_eq!(publish(&readiness, Ready::READABLE), 1);
+        assert_eq!(task.times_woken(), 2);
+    });
+}
+
 // ----------------------------------------------------------------------------------------------- hand-off
 
 /// The reactor stops while a task comes to wait.
@@ -384,6 +490,26 @@ fn nobody_waits_in_a_slot_for_a_reactor_that_has_gone() {
     model(|| {
         let (readiness, task) = (nothing_ready(), Task::new());
         alongside(&readiness, [orphan], || task.wait_in_slot(&readiness, Direction::Read, Wait::Orphaned));
+        assert!(!readiness.seen().has_waiters());
+    });
+}
+
+/// The same with a task whose waker has stayed. If it has not come to wait, it is not woken.
+#[test]
+fn a_waker_that_stays_does_not_wait_for_a_reactor_that_has_gone() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        let mut waited = false;
+        alongside(&readiness, [orphan], || match readiness.wait(Direction::Read, &task.waker) {
+            Wait::Orphaned => {}
+            wait => {
+                assert_eq!(wait, Wait::Stored);
+                waited = true;
+                task.wait();
+            }
+        });
+        assert_eq!(task.times_woken(), 1 + u32::from(waited));
+        assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Orphaned);
         assert!(!readiness.seen().has_waiters());
     });
 }

@@ -111,7 +111,7 @@ impl Reactor {
             // This turn is the answer to all notifications so far. (One that may wait sees to that itself.)
             self.0.shared.park.wake();
         }
-        self.enter(|| self.0.turn(timeout))
+        self.enter(|| self.0.turn(timeout, |_| false))
     }
 
     /// When the next turn is due on account of a timer. `None`: no timer is set.

@@ -10,7 +10,10 @@
 //! - the reactor [publishes](Readiness::publish) an event: sets bits and tick in one step, which only succeeds while
 //!   nobody holds the lock bit, and takes out the wakers of those who waited for it.
 //!
-//! Nothing of a user's runs under the lock bit: wakers are cloned before, and woken or dropped after.
+//! Nothing of a user's runs under the lock bit: wakers are cloned before, and woken or dropped after. But a task of the
+//! core that publishes is scheduled there and then, and its waker **stays** in its slot, without its bit: when the same task
+//! waits again, to set the bit is all that there is to do. Until then nobody wakes it. If the task is complete by then, it
+//! keeps its memory, but not its future.
 
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{UnsafeCell, spin};
@@ -20,14 +23,20 @@ use std::task::Waker;
 
 const LOCKED: usize = 1;
 /// The reactor has gone: the next one who wants to wait registers the source with another.
-const ORPHANED: usize = 1 << 10;
+const ORPHANED: usize = 1 << 12;
 /// Whoever stores a waker has to tell the reactor ([`Source::wait`](super::source::Source) does).
-const ASKS: usize = 1 << 11;
-const TICK: usize = 1 << 12;
+const ASKS: usize = 1 << 13;
+const TICK: usize = 1 << 14;
 
-/// The waiters' bits lie this far above the readiness bits that they wait for.
-const WAITING_SHIFT: u32 = 6;
-const WAITING: usize = (INTERESTS.0 as usize) << WAITING_SHIFT;
+/// The bits of those who wait in a slot lie this far above the readiness bits that they wait for.
+const SLOT_SHIFT: u32 = 6;
+const SLOTS: usize = ((Ready::READABLE.0 | Ready::WRITABLE.0) as usize) << SLOT_SHIFT;
+/// The same for those in the list.
+const LIST_SHIFT: u32 = 8;
+const LISTED: usize = (INTERESTS.0 as usize) << LIST_SHIFT;
+const WAITING: usize = SLOTS | LISTED;
+
+const _: () = assert!(SLOTS > 2 * Ready::PRIORITY.0 as usize && SLOTS & LISTED == 0 && LISTED < ORPHANED);
 
 /// All that one can wait for.
 const INTERESTS: Ready = Ready(Ready::READABLE.0 | Ready::WRITABLE.0 | Ready::READ_CLOSED.0);
@@ -46,6 +55,16 @@ impl Direction {
             Direction::Write => Ready::WRITABLE,
         }
     }
+
+    /// Somebody waits in its slot.
+    const fn slot_bit(self) -> usize {
+        (self.interest().0 as usize) << SLOT_SHIFT
+    }
+}
+
+/// Somebody in the list waits for something of this.
+const fn list_bits(interest: Ready) -> usize {
+    ((interest.0 as usize) << LIST_SHIFT) & LISTED
 }
 
 /// The word at one moment.
@@ -92,10 +111,19 @@ impl Wait {
 
 #[derive(Debug, Default)]
 struct Waiters {
-    /// One task per direction, which waits by polling: `poll_read` and the like. The usual case, without allocation.
-    slots: [Option<Waker>; 2],
-    /// Any number of futures. Boxed, because most sources never see one; once there, it stays.
-    list: Option<Box<Slab<Waiter>>>,
+    /// The one task that waits for reading by polling (`poll_read` and the like), if its bit is set; else one that has
+    /// waited. The usual case, without allocation.
+    reader: Option<Waker>,
+    /// Boxed, because most sources never see any of them; once there, it stays.
+    others: Option<Box<Others>>,
+}
+
+#[derive(Debug, Default)]
+struct Others {
+    /// Like `reader`, for writing.
+    writer: Option<Waker>,
+    /// Any number of futures.
+    list: Slab<Waiter>,
 }
 
 #[derive(Debug)]
@@ -154,47 +182,64 @@ impl Readiness {
         }
     }
 
-    /// Keeps the waker of the one task that polls this direction. Another one's that was there is woken, so that it
+    /// Keeps the waker of the one task that polls this direction. Another one's that waits there is woken, so that it
     /// does not wait for something that it will not hear of.
     #[inline(always)]
     pub fn wait(&self, direction: Direction, waker: &Waker) -> Wait {
         let interest = direction.interest().0 as usize;
-        let waiting = interest << WAITING_SHIFT;
         let now = self.word.load(Ordering::Relaxed);
-        if now & (LOCKED | interest | ORPHANED | ASKS | waiting) != 0 {
-            return self.wait_slowly(direction, waker, None);
-        }
-        // The usual case: it has to wait, and nobody else does. (A waker is cloned outside of the lock.)
-        let clone = waker.clone();
-        if self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return self.wait_slowly(direction, waker, Some(clone));
+        if now & (LOCKED | interest | ORPHANED | ASKS | direction.slot_bit()) != 0
+            || self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            return self.wait_slowly(direction, waker, false);
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.
-        let none = self.waiters.with_mut(|w| unsafe { (&mut (*w).slots)[direction as usize].replace(clone) });
-        debug_assert!(none.is_none(), "a waker without its bit");
-        std::mem::forget(none);
-        // Ours alone to change: both are known.
-        self.word.fetch_xor(LOCKED | waiting, Ordering::AcqRel);
-        Wait::Stored
+        let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
+        // The usual case: it has to wait, and has done so before. Ours alone to change: both bits are known.
+        let changed = if kept { LOCKED | direction.slot_bit() } else { LOCKED };
+        self.word.fetch_xor(changed, Ordering::AcqRel);
+        if kept { Wait::Stored } else { self.wait_slowly(direction, waker, true) }
     }
 
+    /// [`clear`](Readiness::clear) and [`wait`](Readiness::wait) in one, for a task that was told by its operation that
+    /// there is nothing more for now. `false`: it does not wait, because this is not the usual case.
+    #[inline(always)]
+    pub fn clear_and_wait(&self, direction: Direction, seen: Seen, waker: &Waker) -> bool {
+        let (interest, slot) = (direction.interest().0 as usize, direction.slot_bit());
+        let locked = seen.0 & !interest | LOCKED;
+        if seen.0 & (LOCKED | ORPHANED | ASKS | slot) != 0
+            || self.word.compare_exchange(seen.0, locked, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            self.clear(direction.interest(), seen);
+            return false;
+        }
+        // SAFETY: the lock bit is ours, so no other thread has a reference.
+        let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
+        self.word.fetch_xor(if kept { LOCKED | slot } else { LOCKED }, Ordering::AcqRel);
+        kept
+    }
+
+    /// `is_new`: the slot is likely to have no waker like this one.
     #[cold]
-    fn wait_slowly(&self, direction: Direction, waker: &Waker, mut clone: Option<Waker>) -> Wait {
+    fn wait_slowly(&self, direction: Direction, waker: &Waker, is_new: bool) -> Wait {
+        // Outside of the lock.
+        let mut clone = is_new.then(|| waker.clone());
         loop {
             let mut locked = self.lock();
             if let Some(end) = locked.no_wait(direction.interest()) {
                 return end;
             }
-            let slot = direction as usize;
-            if locked.with(|w| w.slots[slot].as_ref().is_some_and(|old| old.will_wake(waker))) {
+            if locked.with(|w| w.keeps(direction, waker)) {
+                locked.waiting |= direction.slot_bit();
                 return Wait::stored(locked.word);
             }
             if let Some(clone) = clone.take() {
                 let word = locked.word;
-                let replaced = locked.with(|w| w.slots[slot].replace(clone));
-                locked.waiting |= (direction.interest().0 as usize) << WAITING_SHIFT;
+                let replaced = locked.with(|w| w.slot(direction).replace(clone));
+                locked.waiting |= direction.slot_bit();
                 drop(locked);
-                if let Some(other) = replaced {
+                // If the bit was clear, nobody waited.
+                if let Some(other) = replaced.filter(|_| word & direction.slot_bit() != 0) {
                     other.wake();
                 }
                 return Wait::stored(word);
@@ -212,8 +257,8 @@ impl Readiness {
             return (end, None);
         }
         let waiter = Waiter { interest, waker: Some(waker), fired: false };
-        let key = locked.with(|w| w.list.get_or_insert_default().insert(waiter));
-        locked.waiting |= (interest.0 as usize) << WAITING_SHIFT;
+        let key = locked.with(|w| w.others.get_or_insert_default().list.insert(waiter));
+        locked.waiting |= list_bits(interest);
         (Wait::stored(locked.word), Some(key))
     }
 
@@ -241,7 +286,7 @@ impl Readiness {
             if let Some(clone) = clone.take() {
                 let word = locked.word;
                 let replaced = locked.with(|w| w.listed(key).waker.replace(clone));
-                locked.waiting |= (interest.0 as usize) << WAITING_SHIFT;
+                locked.waiting |= list_bits(interest);
                 drop(locked);
                 drop(replaced);
                 return Wait::stored(word);
@@ -254,16 +299,23 @@ impl Readiness {
     /// The waiter `key` does not wait any more.
     pub fn remove(&self, key: usize) {
         let mut locked = self.lock();
-        let (waiter, left) = locked.with(|w| (w.list.as_mut().map(|list| list.remove(key)), w.waiting()));
-        locked.waiting = left;
+        let (waiter, left) = locked.with(|w| {
+            let list = w.others.as_mut().map(|others| &mut others.list);
+            list.map_or((None, 0), |list| (Some(list.remove(key)), bits_of_all(list)))
+        });
+        locked.waiting = locked.waiting & SLOTS | left;
         drop(locked);
         drop(waiter);
     }
 
     /// An event: notes it, and moves the wakers of those who waited for it to `wakers`.
+    ///
+    /// But first, `schedule` is asked about each that is in a slot. If the event is news for a task of its own core, it
+    /// may see to it that the task runs (`true`); then the waker stays where it is. It is called under the lock bit, and
+    /// whatever locks the caller holds.
     #[inline(always)]
-    pub fn publish(&self, ready: Ready, wakers: &mut Vec<Waker>) {
-        let waiting = ((ready.0 & INTERESTS.0) as usize) << WAITING_SHIFT;
+    pub fn publish(&self, ready: Ready, mut schedule: impl FnMut(&Waker) -> bool, wakers: &mut Vec<Waker>) {
+        let waiting = ((ready.0 as usize) << SLOT_SHIFT) & SLOTS | list_bits(ready);
         let now = self.change(|now| {
             let lock = if now & waiting == 0 { 0 } else { LOCKED };
             (now | ready.0 as usize).wrapping_add(TICK) | lock
@@ -272,14 +324,20 @@ impl Readiness {
             return;
         }
         let mut locked = Locked { readiness: self, word: now, waiting: now & WAITING & !waiting };
-        locked.with(|w| w.take(now & waiting, true, wakers));
+        locked.with(|w| {
+            // The usual case: a task of this core waits for reading, and nobody else for any of this.
+            let is_usual = now & waiting == Direction::Read.slot_bit();
+            if !(is_usual && w.reader.as_ref().is_some_and(&mut schedule)) {
+                w.take(now & waiting, true, schedule, wakers);
+            }
+        });
     }
 
     /// The reactor goes: nobody is left waiting for it. Those who come back find out by [`Wait::Orphaned`].
     pub fn orphan(&self, wakers: &mut Vec<Waker>) {
         let mut locked = self.lock();
-        locked.with(|w| w.take(WAITING, false, wakers));
-        locked.waiting = 0;
+        let waiting = std::mem::take(&mut locked.waiting);
+        locked.with(|w| w.take(waiting, false, |_| false, wakers));
         self.word.fetch_or(ORPHANED, Ordering::AcqRel);
     }
 
@@ -352,28 +410,50 @@ impl Drop for Locked<'_> {
 }
 
 impl Waiters {
-    /// Moves out the wakers of all who wait for something in `waiting` (waiters' bits). They have what they waited for if
-    /// it `fired`.
+    /// Is this the waker in the slot, whether it waits or has waited?
     #[inline(always)]
-    fn take(&mut self, waiting: usize, fired: bool, wakers: &mut Vec<Waker>) {
-        for direction in [Direction::Read, Direction::Write] {
-            if waiting & (direction.interest().0 as usize) << WAITING_SHIFT != 0 {
-                if let Some(waker) = self.slots[direction as usize].take() {
-                    wakers.push(waker);
-                }
-            }
-        }
-        if self.list.is_some() {
-            self.take_listed(Ready((waiting >> WAITING_SHIFT) as u32), fired, wakers);
+    fn keeps(&self, direction: Direction, waker: &Waker) -> bool {
+        let slot = match direction {
+            Direction::Read => &self.reader,
+            Direction::Write => match &self.others {
+                Some(others) => &others.writer,
+                None => return false,
+            },
+        };
+        slot.as_ref().is_some_and(|kept| kept.will_wake(waker))
+    }
+
+    fn slot(&mut self, direction: Direction) -> &mut Option<Waker> {
+        match direction {
+            Direction::Read => &mut self.reader,
+            Direction::Write => &mut self.others.get_or_insert_default().writer,
         }
     }
 
+    /// Those in `waiting`, the bits of some who wait, have been told: their wakers are moved out, but for those in slots
+    /// whose tasks `schedule` has seen to. They have what they waited for if it `fired`.
     #[cold]
-    fn take_listed(&mut self, interests: Ready, fired: bool, wakers: &mut Vec<Waker>) {
-        for (_, waiter) in self.list.iter_mut().flat_map(|list| list.iter_mut()) {
-            if interests.intersects(waiter.interest) {
-                waiter.fired |= fired;
-                wakers.extend(waiter.waker.take());
+    fn take(
+        &mut self,
+        waiting: usize,
+        fired: bool,
+        mut schedule: impl FnMut(&Waker) -> bool,
+        wakers: &mut Vec<Waker>,
+    ) {
+        for direction in [Direction::Read, Direction::Write] {
+            if waiting & direction.slot_bit() != 0 {
+                let slot = self.slot(direction);
+                if slot.as_ref().is_some_and(|waker| !schedule(waker)) {
+                    wakers.extend(slot.take());
+                }
+            }
+        }
+        if waiting & LISTED != 0 {
+            for (_, waiter) in self.others.iter_mut().flat_map(|others| others.list.iter_mut()) {
+                if waiting & list_bits(waiter.interest) != 0 {
+                    waiter.fired |= fired;
+                    wakers.extend(waiter.waker.take());
+                }
             }
         }
     }
@@ -382,21 +462,12 @@ impl Waiters {
     ///
     /// If there is no waiter `key`.
     fn listed(&mut self, key: usize) -> &mut Waiter {
-        &mut self.list.as_mut().expect("a key came from this list")[key]
+        &mut self.others.as_mut().expect("a key came from this list").list[key]
     }
+}
 
-    fn waiting(&self) -> usize {
-        let mut interests = Ready::default();
-        for direction in [Direction::Read, Direction::Write] {
-            if self.slots[direction as usize].is_some() {
-                interests |= direction.interest();
-            }
-        }
-        for (_, waiter) in self.list.iter().flat_map(|list| list.iter()) {
-            if waiter.waker.is_some() {
-                interests |= waiter.interest;
-            }
-        }
-        (interests.0 as usize) << WAITING_SHIFT
-    }
+/// What those in the list wait for.
+fn bits_of_all(list: &Slab<Waiter>) -> usize {
+    let waiting = list.iter().filter(|(_, waiter)| waiter.waker.is_some());
+    waiting.fold(0, |bits, (_, waiter)| bits | list_bits(waiter.interest))
 }

@@ -328,12 +328,16 @@ impl Shared {
     /// One turn: waits for at most `timeout` (`None`: until something happens), then wakes whom it concerns:
     /// descriptors first, then timers in the order of their deadlines. `own` is the wheel of the driving thread, if it
     /// has one. `now` is set to the time, if it had to be read.
+    ///
+    /// `schedule` is for a driver who runs tasks himself: see [`publish`](super::readiness::Readiness::publish). It must do
+    /// no more than to put the task where the driver will look for it: it runs under locks.
     pub fn turn(
         &self,
         own: Option<&RefCell<Wheel<Waker>>>,
         scratch: &mut Scratch,
         timeout: Option<Duration>,
         now: &Cell<Option<u64>>,
+        schedule: impl FnMut(&Waker) -> bool,
     ) -> io::Result<Turn> {
         if !self.is_of_this_process() {
             return Err(stopped());
@@ -343,12 +347,12 @@ impl Shared {
         let notified = self.wait(own, events, timeout)?;
         let mut turn = Turn { notified, ..Turn::default() };
         if events.len() > 0 {
-            turn.events = self.dispatch(events, wakers);
+            self.dispatch(events, wakers, schedule, &mut turn);
         }
         let woken_by_events = wakers.len();
         self.fire(own, wakers, now);
         turn.timers = wakers.len() - woken_by_events;
-        turn.woken = wakers.len();
+        turn.woken += wakers.len();
         wake_all(wakers);
         Ok(turn)
     }
@@ -400,22 +404,35 @@ impl Shared {
         }
     }
 
-    /// Publishes the events; returns how many sources they concern.
+    /// Publishes the events. Counts the sources that they concern, and the tasks that `schedule` has seen to.
     #[inline(never)]
-    fn dispatch(&self, events: &Events, wakers: &mut Vec<Waker>) -> usize {
+    fn dispatch(
+        &self,
+        events: &Events,
+        wakers: &mut Vec<Waker>,
+        mut schedule: impl FnMut(&Waker) -> bool,
+        turn: &mut Turn,
+    ) {
+        let (mut others, mut scheduled) = (0, 0);
+        let mut schedule = |waker: &Waker| {
+            let is_scheduled = schedule(waker);
+            scheduled += usize::from(is_scheduled);
+            is_scheduled
+        };
         let sources = lock(&self.sources);
-        let mut others = 0;
         for event in events.iter() {
             match sources.slab.get(index(event.token)) {
                 Some((token, source)) if *token == event.token => {
-                    source.readiness.publish(event.ready, wakers)
+                    source.readiness.publish(event.ready, &mut schedule, wakers)
                 }
                 // The notifier, or the news of a source that has gone since, whose place in the slab may have passed
                 // to another.
                 _ => others += 1,
             }
         }
-        events.len() - others
+        drop(sources);
+        turn.events = events.len() - others;
+        turn.woken = scheduled;
     }
 
     /// Moves the wakers of all timers that are due to `wakers`.

@@ -28,6 +28,8 @@ struct Bench {
     own: RefCell<Wheel<Waker>>,
     scratch: RefCell<Scratch>,
     woken: Arc<Mutex<Vec<&'static str>>>,
+    /// Tasks of the driver, which it schedules when an event is theirs: their wakers and their names.
+    tasks: RefCell<Vec<(Waker, &'static str)>>,
 }
 
 impl Bench {
@@ -40,6 +42,7 @@ impl Bench {
             own: RefCell::new(Wheel::new()),
             scratch: RefCell::default(),
             woken: Arc::default(),
+            tasks: RefCell::default(),
         }
     }
 
@@ -53,6 +56,27 @@ impl Bench {
     fn waker(&self, name: &'static str) -> Waker {
         let woken = self.woken.clone();
         waker(move || woken.lock().unwrap().push(name))
+    }
+
+    /// The waker of a task of the driver. Woken as any other, it says so.
+    fn task(&self, name: &'static str) -> Waker {
+        let woken = self.woken.clone();
+        let waker = waker(move || woken.lock().unwrap().push("a task, by its waker"));
+        self.tasks.borrow_mut().push((waker.clone(), name));
+        waker
+    }
+
+    fn schedule(&self, waker: &Waker) -> bool {
+        let tasks = self.tasks.borrow();
+        let task = tasks.iter().find(|(task, _)| task.will_wake(waker));
+        self.woken.lock().unwrap().extend(task.map(|(_, name)| name));
+        task.is_some()
+    }
+
+    /// An event, and the turn that finds it.
+    fn happens(&self, fd: RawFd, ready: Ready) -> Turn {
+        self.script.then([(self.script.token(fd), ready)]);
+        self.turn(NOW)
     }
 
     /// Nanoseconds of the moment that is `after` the clock's.
@@ -74,7 +98,8 @@ impl Bench {
 
     fn try_turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let mut scratch = self.scratch.borrow_mut();
-        self.reactor.turn(Some(&self.own), &mut scratch, timeout, &Cell::new(None))
+        self.reactor
+            .turn(Some(&self.own), &mut scratch, timeout, &Cell::new(None), |waker| self.schedule(waker))
     }
 
     /// Who was woken since the last time, in order.
@@ -380,7 +405,7 @@ fn an_earlier_timer_ends_the_sleep_and_a_later_one_does_not() {
     };
     let turn = || {
         let mut scratch = Scratch::default();
-        reactor.turn(None, &mut scratch, Some(MS), &Cell::new(None)).unwrap().notified
+        reactor.turn(None, &mut scratch, Some(MS), &Cell::new(None), |_| false).unwrap().notified
     };
     script.then_do(set(10, bench.waker("first")));
     assert!(turn());
@@ -449,6 +474,155 @@ fn a_waker_may_use_the_reactor() {
     assert_eq!(bench.reactor.sources_alive(), 0);
     assert_eq!(bench.reactor.next_deadline(None), Some(deadline));
     assert!(bench.turn(None).notified);
+}
+
+// ------------------------------------------------------------------------------------ tasks of the driver
+
+/// How many copies of a task's waker there are, beside the bench's own.
+fn copies(counted: &Arc<()>) -> usize {
+    Arc::strong_count(counted) - 1
+}
+
+#[test]
+fn a_task_of_the_driver_is_scheduled_and_its_waker_stays() {
+    let bench = Bench::new();
+    let source = bench.source(2110);
+    let (stored, asks) = ([Wait::Stored; 3], [Wait::StoredAndAsks; 3]);
+    for (direction, ready, waits) in
+        [(Direction::Read, READ, stored), (Direction::Write, WRITE, stored), (Direction::Read, READ, asks)]
+    {
+        let task = bench.task("task");
+        source.readiness.adopt(waits == asks);
+        for wait in waits {
+            assert_eq!(source.readiness.wait(direction, &task), wait);
+            assert_eq!(figures(bench.happens(2110, ready)), (1, 0, 1));
+            assert_eq!(bench.woken(), ["task"]);
+            // Nobody waits now.
+            assert_eq!(figures(bench.happens(2110, ready)), (1, 0, 0));
+            assert_eq!(source.readiness.wait(direction, &task), Wait::Ready);
+            source.readiness.clear(ready, source.readiness.seen());
+        }
+    }
+    assert!(bench.woken().is_empty());
+    source.deregister().unwrap();
+}
+
+/// Two directions, the list, and tasks of both kinds, in one event.
+#[test]
+fn tasks_of_the_driver_and_others_hear_of_one_event() {
+    let bench = Bench::new();
+    let source = bench.source(2111);
+    source.readiness.wait(Direction::Read, &bench.waker("reader"));
+    source.readiness.wait(Direction::Write, &bench.task("writer's task"));
+    source.readiness.insert(READ, &bench.task("in the list")).1.unwrap();
+    assert_eq!(figures(bench.happens(2111, READ | WRITE)), (1, 0, 3));
+    assert_eq!(bench.woken(), ["writer's task", "reader", "a task, by its waker"]);
+    assert_eq!(figures(bench.happens(2111, READ | WRITE)), (1, 0, 0));
+    source.deregister().unwrap();
+}
+
+/// Whose waker has only stayed does not wait: neither whoever takes the slot wakes it, nor an event that another one in
+/// the same direction waits for, nor the end of the reactor.
+#[test]
+fn a_waker_that_has_stayed_is_not_woken() {
+    let bench = Bench::new();
+    let source = bench.source(2112);
+    let stays = || {
+        let task = bench.task("task");
+        assert_eq!(source.readiness.wait(Direction::Read, &task), Wait::Stored);
+        bench.happens(2112, READ);
+        source.readiness.clear(READ, source.readiness.seen());
+        assert_eq!(bench.woken(), ["task"]);
+        task
+    };
+    stays();
+    source.readiness.wait(Direction::Read, &bench.waker("takes the slot"));
+    assert!(bench.woken().is_empty());
+    bench.happens(2112, READ);
+    assert_eq!(bench.woken(), ["takes the slot"]);
+    source.readiness.clear(READ, source.readiness.seen());
+
+    stays();
+    let key = source.readiness.insert(READ, &bench.waker("in the list")).1.unwrap();
+    assert_eq!(figures(bench.happens(2112, READ)), (1, 0, 1));
+    assert_eq!(bench.woken(), ["in the list"]);
+    source.readiness.clear(READ, source.readiness.seen());
+    source.readiness.remove(key);
+
+    stays();
+    bench.reactor.stop(None);
+    assert!(bench.woken().is_empty());
+    source.deregister().unwrap();
+}
+
+/// The task whose waker has stayed waits again, while others do so in the list: it is there, and stays when they go.
+#[test]
+fn whoever_waits_in_the_list_does_not_stand_for_the_slot() {
+    let bench = Bench::new();
+    let source = bench.source(2113);
+    let task = bench.task("task");
+    source.readiness.wait(Direction::Read, &task);
+    bench.happens(2113, READ);
+    source.readiness.clear(READ, source.readiness.seen());
+    let key = source.readiness.insert(READ, &bench.waker("in the list")).1.unwrap();
+    assert_eq!(source.readiness.wait(Direction::Read, &task), Wait::Stored);
+    source.readiness.remove(key);
+    assert_eq!(bench.woken(), ["task"]);
+    assert_eq!(figures(bench.happens(2113, READ)), (1, 0, 1));
+    assert_eq!(bench.woken(), ["task"]);
+    source.deregister().unwrap();
+}
+
+/// A task waits again, and the other one that has taken the slot meanwhile is woken to find out.
+#[test]
+fn a_task_that_comes_back_to_its_slot_wakes_whoever_waits_there() {
+    let bench = Bench::new();
+    let source = bench.source(2114);
+    let (task, other) = (bench.task("task"), bench.waker("other"));
+    source.readiness.wait(Direction::Read, &task);
+    bench.happens(2114, READ);
+    source.readiness.clear(READ, source.readiness.seen());
+    source.readiness.wait(Direction::Read, &other);
+    source.readiness.wait(Direction::Read, &task);
+    assert_eq!(bench.woken(), ["task", "other"]);
+    bench.happens(2114, READ);
+    assert_eq!(bench.woken(), ["task"]);
+    source.deregister().unwrap();
+}
+
+/// A waker that stays is dropped with its source, or by whoever takes the slot.
+#[test]
+fn a_waker_that_has_stayed_is_dropped() {
+    let bench = Bench::new();
+    let counted = Arc::new(());
+    let held = counted.clone();
+    let task = waker(move || drop(held.clone()));
+    bench.tasks.borrow_mut().push((task.clone(), "task"));
+    let drops = |source: Arc<Source>| {
+        bench.happens(2115, READ);
+        source.readiness.clear(READ, source.readiness.seen());
+        source
+    };
+    let source = bench.source(2115);
+    source.readiness.wait(Direction::Read, &task);
+    let source = drops(source);
+    bench.tasks.borrow_mut().clear();
+    drop(task);
+    assert_eq!(copies(&counted), 1, "the slot's");
+    source.readiness.wait(Direction::Read, Waker::noop());
+    assert_eq!(copies(&counted), 0);
+
+    let held = counted.clone();
+    let task = waker(move || drop(held.clone()));
+    bench.tasks.borrow_mut().push((task.clone(), "task"));
+    source.readiness.wait(Direction::Read, &task);
+    let source = drops(source);
+    bench.tasks.borrow_mut().clear();
+    drop(task);
+    assert_eq!(copies(&counted), 1, "the slot's");
+    source.deregister().unwrap();
+    drop(source);
+    assert_eq!(copies(&counted), 0);
 }
 
 // -------------------------------------------------------------------------------------------------- stop

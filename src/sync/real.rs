@@ -7,6 +7,7 @@ use std::sync::TryLockError;
 use std::time::Duration;
 
 /// What to do while another thread is inside a critical section of a few instructions.
+#[cold]
 pub(crate) fn spin(round: &mut u32) {
     *round += 1;
     if *round < 64 {

@@ -218,17 +218,29 @@ fn transfer(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
         if n >= 0 {
             return Ok(n as usize);
         }
-        let e = io::Error::last_os_error();
-        if e.raw_os_error() != Some(libc::EINTR) {
+        if let Some(e) = failure() {
             return Err(e);
         }
     }
+}
+
+/// Why the last call has failed, unless it was only interrupted.
+#[cold]
+fn failure() -> Option<io::Error> {
+    let e = io::Error::last_os_error();
+    (e.raw_os_error() != Some(libc::EINTR)).then_some(e)
 }
 
 #[inline]
 pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
     // SAFETY: `buf` is valid for reads of its length.
     transfer(|| unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
+}
+
+#[inline]
+pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    // SAFETY: `buf` is valid for writes of its length.
+    transfer(|| unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
 }
 
 #[inline]

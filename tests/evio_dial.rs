@@ -601,6 +601,37 @@ fn b103_pipelined_requests_are_answered_in_whatever_pieces_they_come() {
     }
 }
 
+#[test]
+fn b103_what_is_left_over_is_not_the_input_of_a_wake() {
+    let log = Log::<String>::new();
+    let (data, end) = (log.clone(), log.clone());
+    let events = Events::new()
+        .data(move |conn, input| {
+            data.note(if conn.is_wake() { format!("wake {}", text(input)) } else { text(input) });
+            if conn.is_wake() {
+                return Reply::send("woken");
+            }
+            if !input.ends_with(b"!") {
+                conn.unread(input.len());
+                conn.wake();
+            }
+            Reply::none()
+        })
+        .closed(move |_, error| {
+            end.note(closed(error));
+            Action::None
+        });
+    let running = start(events, &[ANY]);
+    let mut client = running.connect(0);
+    client.ask("a", "woken");
+    client.ask("b", "woken");
+    client.send("!");
+    client.finish();
+    assert_eq!(text(&client.receive_all()), "");
+    assert_eq!(log.wait_for(6), ["a", "wake ", "ab", "wake ", "ab!", "closed"]);
+    running.stop();
+}
+
 // ----------------------------------------------------------------------------------------------- allocations
 
 /// Counts what each thread allocates.

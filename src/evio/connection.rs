@@ -748,10 +748,10 @@ fn deliver<H: Handler>(
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
     let Reply { output, action } = handler.data(conn, input);
-    mem::forget(panics);
     if inner.has(REST) {
         inner.keep_rest(input);
     }
+    mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
         match Pin::new(&mut stream).poll_write(cx, out) {
@@ -800,7 +800,9 @@ impl<H: Handler> Borrowed<'_, H> {
         if self.inner.has(REST) {
             let extras = self.inner.extras();
             let left = mem::take(&mut extras.unread);
+            let panics = self.lp.note_panics();
             assert!(left == 0, "unread({left}), but a wake has no input");
+            mem::forget(panics);
             if extras.rest.is_empty() {
                 self.inner.unset(REST);
             }
@@ -819,10 +821,12 @@ impl<H: Handler> Borrowed<'_, H> {
             rest.extend_from_slice(input);
         }
         let input = if rest.is_empty() { input } else { &rest };
+        let panics = self.lp.note_panics();
         let reply = self.call(|handler, conn| handler.data(conn, input));
         if self.inner.has(REST) {
             self.inner.keep_rest(input);
         }
+        mem::forget(panics);
         self.answer(reply);
     }
 

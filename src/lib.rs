@@ -122,6 +122,19 @@
 //! [`try_run`](executor::CoresBuilder::try_run) ends the others too; they hear of it by
 //! [`shutdown_requested`](executor::shutdown_requested).
 //!
+//! # Callbacks
+//!
+//! [`evio`] has servers that are callbacks instead of futures, and lets a connection go from one to the other:
+//!
+//! ```no_run
+//! use wakewheel::evio::{self, Events, Reply};
+//!
+//! fn main() -> std::io::Result<()> {
+//!     let events = Events::new().data(|_, input| Reply::send(input));
+//!     evio::serve(events, ["tcp://127.0.0.1:5000"])
+//! }
+//! ```
+//!
 //! # Where to look
 //!
 //! | | |
@@ -129,6 +142,7 @@
 //! | [`Async`] | any descriptor as futures: TCP, UDP, Unix sockets, pipes, … |
 //! | [`io`] | socket options, streams and listeners over TCP or Unix sockets |
 //! | [`time`] | timers, intervals, limits |
+//! | [`evio`] | servers of callbacks |
 //! | [`executor`] | one future, one thread of tasks, a thread per core; counters, shutdown |
 //! | [`reactor`] | a reactor in a loop of yours; which system call it waits in |
 //!

@@ -570,8 +570,14 @@ struct Server {
 const PROCESSOR: usize = 0;
 
 impl Server {
-    /// `None`, and says why, if that cannot be measured here.
-    fn start(test: &str) -> Option<Server> {
+    /// The futures' and the callbacks' server, each with one loop. None, and says why, if that cannot be measured here.
+    fn each(test: &str) -> impl Iterator<Item = Server> {
+        [("echo", "--cores"), ("evio_echo", "--loops")]
+            .into_iter()
+            .map_while(move |(name, number)| Server::start(test, name, number))
+    }
+
+    fn start(test: &str, name: &str, number: &str) -> Option<Server> {
         let why = strace::missing().or_else(|| match Backend::from_env() {
             Ok(Backend::Epoll) => None,
             Ok(backend) => Some(format!("the backend is {backend}, and the budget is epoll's")),
@@ -581,11 +587,12 @@ impl Server {
             skip(test, &why);
             return None;
         }
-        let example = example("echo");
+        println!("{name}:");
+        let example = example(name);
         // `cargo test` does, `cargo test --test budgets` does not build it.
         assert!(example.exists(), "there is no {}: run `cargo build --examples` first", example.display());
         let mut traced = Traced::start::<&str>(&[], &example, |command| {
-            command.args(["127.0.0.1:0", "--cores", "1"]);
+            command.args(["127.0.0.1:0", number, "1"]);
             // SAFETY: two system calls, and no allocation, between fork and exec.
             unsafe {
                 command.pre_exec(|| {
@@ -598,7 +605,8 @@ impl Server {
                 })
             };
         });
-        let addr = traced.wait_for_line("listening on ").parse().expect("an address");
+        let line = traced.wait_for_line("listening on ");
+        let addr = line.trim_start_matches("tcp://").parse().expect("an address");
         traced.settle();
         Some(Server { traced, addr })
     }
@@ -642,46 +650,48 @@ fn echo_once(stream: &mut TcpStream) {
 
 #[test]
 fn a_message_is_three_system_calls() {
-    let Some(server) = Server::start("a_message_is_three_system_calls") else { return };
-    const MESSAGES: u64 = 1000;
-    let mut stream = server.connect();
-    for _ in 0..10 {
-        echo_once(&mut stream);
+    for server in Server::each("a_message_is_three_system_calls") {
+        const MESSAGES: u64 = 1000;
+        let mut stream = server.connect();
+        for _ in 0..10 {
+            echo_once(&mut stream);
+        }
+        let calls = server.calls_of(|| (0..MESSAGES).for_each(|_| echo_once(&mut stream)));
+        let per_message = total(&calls) as f64 / MESSAGES as f64;
+        println!("{per_message} system calls per message: {calls:?}");
+        assert!((3.00..=3.01).contains(&per_message), "{per_message} system calls per message: {calls:?}");
+        assert_eq!(calls.get("epoll_ctl"), None);
     }
-    let calls = server.calls_of(|| (0..MESSAGES).for_each(|_| echo_once(&mut stream)));
-    let per_message = total(&calls) as f64 / MESSAGES as f64;
-    println!("{per_message} system calls per message: {calls:?}");
-    assert!((3.00..=3.01).contains(&per_message), "{per_message} system calls per message: {calls:?}");
-    assert_eq!(calls.get("epoll_ctl"), None);
 }
 
 #[test]
 fn with_fifty_connections_a_message_is_two_system_calls() {
-    let Some(server) = Server::start("with_fifty_connections_a_message_is_two_system_calls") else { return };
-    const CONNECTIONS: usize = 50;
-    const ROUNDS: usize = 40;
-    stay_on(PROCESSOR);
-    let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
-    let mut round = || {
-        for stream in &mut streams {
-            stream.write_all(&[7; 64]).unwrap();
-        }
-        for stream in &mut streams {
-            stream.read_exact(&mut [0; 64]).unwrap();
-        }
-    };
-    round();
-    // If the client is interrupted between two messages, the server may see only those before: the best of a few.
-    let measure = |_| {
-        let calls = server.calls_of(|| (0..ROUNDS).for_each(|_| round()));
-        let per_message = total(&calls) as f64 / (CONNECTIONS * ROUNDS) as f64;
-        println!("{per_message} system calls per message: {calls:?}");
-        (per_message, calls)
-    };
-    let (per_message, calls) =
-        (0..5).map(measure).find(|(n, _)| *n <= 2.05).expect("at most 2.05 system calls per message");
-    assert!(per_message >= 2.00, "{per_message} system calls per message: {calls:?}");
-    assert_eq!(calls.get("epoll_ctl"), None);
+    for server in Server::each("with_fifty_connections_a_message_is_two_system_calls") {
+        const CONNECTIONS: usize = 50;
+        const ROUNDS: usize = 40;
+        stay_on(PROCESSOR);
+        let mut streams: Vec<_> = (0..CONNECTIONS).map(|_| server.connect()).collect();
+        let mut round = || {
+            for stream in &mut streams {
+                stream.write_all(&[7; 64]).unwrap();
+            }
+            for stream in &mut streams {
+                stream.read_exact(&mut [0; 64]).unwrap();
+            }
+        };
+        round();
+        // If the client is interrupted between two messages, the server may see only those before: the best of a few.
+        let measure = |_| {
+            let calls = server.calls_of(|| (0..ROUNDS).for_each(|_| round()));
+            let per_message = total(&calls) as f64 / (CONNECTIONS * ROUNDS) as f64;
+            println!("{per_message} system calls per message: {calls:?}");
+            (per_message, calls)
+        };
+        let (per_message, calls) =
+            (0..5).map(measure).find(|(n, _)| *n <= 2.05).expect("at most 2.05 system calls per message");
+        assert!(per_message >= 2.00, "{per_message} system calls per message: {calls:?}");
+        assert_eq!(calls.get("epoll_ctl"), None);
+    }
 }
 
 /// A wait, accept, register; a wait, a read that finds the end, deregister, close; and an accept that finds nobody. A
@@ -689,29 +699,30 @@ fn with_fifty_connections_a_message_is_two_system_calls() {
 /// and the vain accept.)
 #[test]
 fn a_connection_is_eight_system_calls() {
-    let Some(server) = Server::start("a_connection_is_eight_system_calls") else { return };
-    const CONNECTIONS: u64 = 200;
-    stay_on(PROCESSOR);
-    let per_connection = |what: &str, client: &dyn Fn(&mut TcpStream)| {
-        let mut calls = server.calls_of(|| {
-            for _ in 0..CONNECTIONS {
-                let mut stream = server.connect();
-                client(&mut stream);
-                stream.shutdown(std::net::Shutdown::Write).unwrap();
-                assert_eq!(stream.read(&mut [0]).unwrap(), 0);
-            }
-        });
-        // Without optimisation, std looks whether a descriptor is open before it closes it.
-        calls.remove("fcntl");
-        let n = total(&calls) as f64 / CONNECTIONS as f64;
-        println!("{n} system calls per connection {what}: {calls:?}");
-        // A client that was interrupted may have made the server wait twice.
-        let slack = 0.5;
-        (n - slack).ceil() as u64
-    };
-    echo_once(&mut server.connect());
-    assert_eq!(per_connection("without a message", &|_| {}), 8);
-    assert_eq!(per_connection("with a message", &echo_once), 11);
+    for server in Server::each("a_connection_is_eight_system_calls") {
+        const CONNECTIONS: u64 = 200;
+        stay_on(PROCESSOR);
+        let per_connection = |what: &str, client: &dyn Fn(&mut TcpStream)| {
+            let mut calls = server.calls_of(|| {
+                for _ in 0..CONNECTIONS {
+                    let mut stream = server.connect();
+                    client(&mut stream);
+                    stream.shutdown(std::net::Shutdown::Write).unwrap();
+                    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+                }
+            });
+            // Without optimisation, std looks whether a descriptor is open before it closes it.
+            calls.remove("fcntl");
+            let n = total(&calls) as f64 / CONNECTIONS as f64;
+            println!("{n} system calls per connection {what}: {calls:?}");
+            // A client that was interrupted may have made the server wait twice.
+            let slack = 0.5;
+            (n - slack).ceil() as u64
+        };
+        echo_once(&mut server.connect());
+        assert_eq!(per_connection("without a message", &|_| {}), 8);
+        assert_eq!(per_connection("with a message", &echo_once), 11);
+    }
 }
 
 /// One that finds what is there, and none that finds nothing more.
@@ -753,10 +764,15 @@ fn a_batch_of_datagrams_is_one_system_call() {
 
 #[test]
 fn an_idle_server_makes_no_system_call() {
-    let Some(server) = Server::start("an_idle_server_makes_no_system_call") else { return };
-    let nothing = Calls::new();
-    assert_eq!(server.calls_of(|| thread::sleep(Duration::from_secs(1))), nothing, "without connections");
-    let mut streams: Vec<_> = (0..10).map(|_| server.connect()).collect();
-    streams.iter_mut().for_each(echo_once);
-    assert_eq!(server.calls_of(|| thread::sleep(Duration::from_secs(1))), nothing, "with idle connections");
+    for server in Server::each("an_idle_server_makes_no_system_call") {
+        let nothing = Calls::new();
+        assert_eq!(server.calls_of(|| thread::sleep(Duration::from_secs(1))), nothing, "without connections");
+        let mut streams: Vec<_> = (0..10).map(|_| server.connect()).collect();
+        streams.iter_mut().for_each(echo_once);
+        assert_eq!(
+            server.calls_of(|| thread::sleep(Duration::from_secs(1))),
+            nothing,
+            "with idle connections"
+        );
+    }
 }

@@ -620,10 +620,7 @@ impl<H: Handler> Connection<H> {
         }
         self.inner.unset(OPEN | HANDLE);
         let stream = DetachedStream::new(transport, rest);
-        let result = self.hands(|hands| {
-            let result = hands.call(|handler, conn| handler.detached(conn, stream));
-            result
-        });
+        let result = self.hands(|hands| hands.call(|handler, conn| handler.detached(conn, stream)));
         match result {
             Ok(action) => {
                 self.uncount(action);
@@ -653,10 +650,7 @@ impl<H: Handler> Connection<H> {
         let mut action = Action::None;
         if self.inner.has(OPEN) {
             self.inner.unset(OPEN | HANDLE);
-            action = self.hands(|hands| {
-                let action = hands.call(|handler, conn| handler.closed(conn, error.as_ref()));
-                action
-            });
+            action = self.hands(|hands| hands.call(|handler, conn| handler.closed(conn, error.as_ref())));
         }
         self.uncount(action);
     }

@@ -178,7 +178,7 @@ impl<C> Server<C> {
             self.inner.count(index);
         }
         let letter = Letter::Attach { stream, context: Box::new(context), here: here.is_some() };
-        self.inner.post(index, letter).map_err(|letter| match letter {
+        self.inner.post(index, letter).map_err(|letter| match *letter {
             Letter::Attach { stream, context, .. } => {
                 (stream, *context.downcast().expect("what was put in a moment ago"))
             }
@@ -209,12 +209,13 @@ impl<C> Server<C> {
                 let look_up = move || {
                     let addr = listen.peers();
                     if let Err(letter) = inner.post(index, Letter::Dial { addr, timeout, handle }) {
-                        inner.uncount(index);
                         letter.refuse();
                     }
                 };
-                let thread = std::thread::Builder::new().name("look up".into()).spawn(look_up);
-                thread.inspect_err(|_| self.inner.uncount(index))?;
+                if let Err(e) = std::thread::Builder::new().name("look up".into()).spawn(look_up) {
+                    self.inner.uncount(index);
+                    return Err(e);
+                }
             }
             listen => {
                 let addr = listen.and_then(|listen| listen.peers());
@@ -326,12 +327,12 @@ impl Inner {
     }
 
     /// To a loop. `Err`: it does not read any more; the connection is not counted any more.
-    pub fn post(&self, index: usize, letter: Letter) -> Result<(), Letter> {
+    pub fn post(&self, index: usize, letter: Letter) -> Result<(), Box<Letter>> {
         let mut letters = lock(&self.loops[index].letters);
         if letters.closed {
             drop(letters);
             self.uncount(index);
-            return Err(letter);
+            return Err(Box::new(letter));
         }
         letters.letters.push(letter);
         let waker = letters.waker.take();

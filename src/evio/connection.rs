@@ -207,6 +207,9 @@ impl Inner {
     }
 
     pub fn unread(&mut self, len: usize) {
+        if len == 0 && !self.has(REST) {
+            return;
+        }
         self.extras().unread = len;
         self.set(REST);
     }
@@ -514,7 +517,7 @@ impl<H: Handler> Connection<H> {
                     woken = true;
                     self.inner.unset(WOKEN);
                     self.inner.set(WAKE);
-                    self.hands(|hands| hands.data(&[]));
+                    self.hands(|hands| hands.woken());
                     self.inner.unset(WAKE);
                     continue;
                 }
@@ -748,10 +751,10 @@ fn deliver<H: Handler>(
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
     let Reply { output, action } = handler.data(conn, input);
-    mem::forget(panics);
     if inner.has(REST) {
         inner.keep_rest(input);
     }
+    mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
         match Pin::new(&mut stream).poll_write(cx, out) {
@@ -794,7 +797,23 @@ impl<H: Handler> Borrowed<'_, H> {
         result
     }
 
-    /// Input, or a wake. The answer waits to be sent.
+    /// A wake, which is no sign of life of the peer, and leaves alone what was left of its input.
+    fn woken(&mut self) {
+        let reply = self.call(|handler, conn| handler.data(conn, &[]));
+        if self.inner.has(REST) {
+            let extras = self.inner.extras();
+            let left = mem::take(&mut extras.unread);
+            let panics = self.lp.note_panics();
+            assert!(left == 0, "unread({left}), but a wake has no input");
+            mem::forget(panics);
+            if extras.rest.is_empty() {
+                self.inner.unset(REST);
+            }
+        }
+        self.answer(reply);
+    }
+
+    /// Input. The answer waits to be sent.
     #[cold]
     fn data(&mut self, input: &[u8]) {
         self.inner.touch();
@@ -805,10 +824,12 @@ impl<H: Handler> Borrowed<'_, H> {
             rest.extend_from_slice(input);
         }
         let input = if rest.is_empty() { input } else { &rest };
+        let panics = self.lp.note_panics();
         let reply = self.call(|handler, conn| handler.data(conn, input));
         if self.inner.has(REST) {
             self.inner.keep_rest(input);
         }
+        mem::forget(panics);
         self.answer(reply);
     }
 

@@ -617,6 +617,7 @@ fn b17_signals_disturb_nothing() {
         let done = AtomicBool::new(false);
         let pattern = pattern(1_048_573);
         thread::scope(|scope| {
+            let _end = SetOnDrop(&done);
             // To the loop's thread, so that each hits it.
             scope.spawn(|| {
                 while !done.load(SeqCst) {

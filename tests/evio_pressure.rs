@@ -43,7 +43,7 @@ fn send_until_full(client: &mut Client) -> usize {
         Client::Unix(stream) => stream.set_nonblocking(true).unwrap(),
     }
     let (mut sent, mut last) = (0, Instant::now());
-    while last.elapsed() < 50 * MS {
+    while last.elapsed() < 150 * MS {
         match client.write(&[b'x'; 16 * 1024]) {
             Ok(n) => (sent, last) = (sent + n, Instant::now()),
             Err(e) if e.kind() == ErrorKind::WouldBlock => thread::sleep(MS),
@@ -316,6 +316,7 @@ fn b40_one_client_that_never_stops_holds_up_no_other() {
     let done = AtomicBool::new(false);
     let mut firehose = server.connect();
     let late = thread::scope(|scope| {
+        let _end = SetOnDrop(&done);
         scope.spawn(|| {
             let block = vec![b'x'; MIB];
             while !done.load(SeqCst) {
@@ -387,6 +388,7 @@ fn b40_a_thread_that_writes_without_end_holds_up_no_other() {
     let handle = handles.recv_timeout(PATIENCE).unwrap();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _end = SetOnDrop(&done);
         scope.spawn(|| {
             let block = [b'x'; 4096];
             while !done.load(SeqCst) {
@@ -621,6 +623,7 @@ fn b45_a_child_process_inherits_nothing() {
         let addr = server.server.addrs()[0].to_string();
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _end = SetOnDrop(&done);
             for i in 0..2 {
                 let (server, done) = (&server, &done);
                 scope.spawn(move || {

@@ -516,10 +516,14 @@ fn b29_a_thread_echoes_lines_by_wakes() {
 
 /// Writes, and waits while the client is too slow.
 fn write(handle: &ConnHandle, bytes: &[u8]) {
+    let started = Instant::now();
     loop {
         match handle.write(bytes) {
             Ok(()) => return,
-            Err(e) if e.kind() == ErrorKind::WouldBlock => thread::yield_now(),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                assert!(started.elapsed() < PATIENCE, "{e}, and for ever");
+                thread::yield_now();
+            }
             Err(e) => panic!("{e}"),
         }
     }
@@ -542,6 +546,7 @@ fn b30_what_one_thread_writes_keeps_its_order() {
             let mut other = server.connect_to(i);
             slot.take();
             thread::scope(|scope| {
+                let _end = SetOnDrop(&done);
                 scope.spawn(|| {
                     while !done.load(SeqCst) {
                         other.ask(&[b'x'; 1000]);
@@ -764,6 +769,7 @@ fn b34_wakes_for_connections_that_are_gone_stop_no_accept() {
         }
         let done = AtomicBool::new(false);
         thread::scope(|scope| {
+            let _end = SetOnDrop(&done);
             scope.spawn(|| {
                 while !done.load(SeqCst) {
                     for handle in &handles {

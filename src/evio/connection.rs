@@ -698,13 +698,27 @@ impl Inner {
 
     #[cold]
     fn keep_rest(&mut self, input: &[u8]) {
-        let extras = self.extras();
-        let left = mem::take(&mut extras.unread);
-        assert!(left <= input.len(), "unread({left}), but the input had {} bytes", input.len());
-        extras.rest = input[input.len() - left..].to_vec();
+        let left = self.take_unread(input.len());
+        self.extras().rest = input[input.len() - left..].to_vec();
+    }
+
+    /// The same for what was left before, with what has come since: a long message in many packets is not copied with each.
+    fn keep_rest_of(&mut self, mut rest: Vec<u8>) {
+        let left = self.take_unread(rest.len());
+        rest.drain(..rest.len() - left);
+        if rest.len() < rest.capacity() / 4 {
+            rest.shrink_to_fit();
+        }
+        self.extras().rest = rest;
+    }
+
+    fn take_unread(&mut self, len: usize) -> usize {
+        let left = mem::take(&mut self.extras().unread);
+        assert!(left <= len, "unread({left}), but the input had {len} bytes");
         if left == 0 {
             self.unset(REST);
         }
+        left
     }
 
     /// The peer has ended its side. Is there somebody who may still have something for it?
@@ -798,12 +812,12 @@ impl<H: Handler> Borrowed<'_, H> {
             rest = mem::take(&mut self.inner.extras().rest);
             rest.extend_from_slice(input);
         }
-        let input = if rest.is_empty() { input } else { &rest };
-        let reply = self.call(|handler, conn| handler.data(conn, input));
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
-        }
+        let whole = if rest.is_empty() { input } else { &rest };
+        let reply = self.call(|handler, conn| handler.data(conn, whole));
         self.answer(reply);
+        if self.inner.has(REST) {
+            if rest.is_empty() { self.inner.keep_rest(input) } else { self.inner.keep_rest_of(rest) }
+        }
     }
 
     fn opened(&mut self) {

@@ -11,7 +11,7 @@ use super::stats::{Counters, Stats};
 use super::task::{self, Queue, Task, TaskPtr, TaskRef, Tasks};
 use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
-use crate::reactor::{Shared, budget, contain, current};
+use crate::reactor::{Shared, Turn, budget, contain, current};
 use crate::sys::error::explained;
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
@@ -337,17 +337,45 @@ impl Core {
         self.try_block_on(future).unwrap_or_else(|e| panic!("{e}"))
     }
 
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.local.shared
+    }
+
+    /// One turn of the reactor, and the tasks that are ready.
+    pub fn step(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        let _running = self.start();
+        self.enter(|| {
+            let has_news = self.local.shared.park.is_notified();
+            if has_news {
+                self.local.shared.park.wake();
+                self.read_letters();
+            }
+            let is_busy = has_news || !self.queue.is_empty();
+            let turn = self.turn(if is_busy { Some(Duration::ZERO) } else { timeout })?;
+            if turn.notified {
+                self.read_letters();
+            }
+            self.run_tasks();
+            self.check_stopped();
+            Ok(turn)
+        })
+    }
+
+    fn start(&self) -> Running<'_> {
+        assert!(!self.running.replace(true), "this executor runs already: await the future instead");
+        Running(&self.running)
+    }
+
+    fn check_stopped(&self) {
+        if self.stopped.get() {
+            panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
+        }
+    }
+
     /// [`block_on`](Core::block_on), and an error if the reactor cannot wait any more. Then the core is of no use but to be
     /// dropped.
     pub fn try_block_on<F: Future>(&self, future: F) -> io::Result<F::Output> {
-        struct Running<'a>(&'a Cell<bool>);
-        impl Drop for Running<'_> {
-            fn drop(&mut self) {
-                self.0.set(false);
-            }
-        }
-        assert!(!self.running.replace(true), "this executor runs already: await the future instead");
-        let _running = Running(&self.running);
+        let _running = self.start();
         let _precise = Precise::new();
         let root = Arc::new(Root {
             woken: AtomicBool::new(true),
@@ -371,9 +399,7 @@ impl Core {
                     self.local.shared.park.wake();
                     self.read_letters();
                 }
-                if self.stopped.get() {
-                    panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
-                }
+                self.check_stopped();
                 let idle = || self.queue.is_empty() && !root.woken.load(Ordering::Relaxed);
                 if !idle() {
                     self.turn(Some(Duration::ZERO))?;
@@ -386,22 +412,22 @@ impl Core {
                     }
                 }
                 self.counters().sleeps.add(1);
-                if self.turn(None)? {
+                if self.turn(None)?.notified {
                     self.read_letters();
                 }
             }
         })
     }
 
-    /// One turn of the reactor; says whether there may be letters.
-    fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
+    /// One turn of the reactor. If it was notified, there may be letters.
+    fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let counters = self.counters();
         counters.turns.add(1);
         match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);
-                Ok(turn.notified)
+                Ok(turn)
             }
             // To go on would be to spin.
             Err(e) => Err(cannot_wait(e)),
@@ -527,6 +553,15 @@ fn cannot_wait(e: io::Error) -> io::Error {
 
 /// Odd, so that no two seeds become one; and with bits everywhere, so that seeds in a row look nothing alike.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// As long as it lives, the core runs.
+struct Running<'a>(&'a Cell<bool>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
 
 /// The waker of the future that a core was started for.
 struct Root {

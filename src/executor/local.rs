@@ -4,9 +4,11 @@ use super::core::Core;
 use super::settings::{Builder, Settings};
 use super::stats::Stats;
 use super::{CoreHandle, Task};
+use crate::reactor::{Handle, Turn};
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::time::Duration;
 
 /// An executor for the current thread, with a reactor of its own: one core, where it is called.
 ///
@@ -62,6 +64,43 @@ impl LocalExecutor {
     /// somebody closed its descriptor.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         self.0.block_on(future)
+    }
+
+    /// One step of the loop, for those who have a loop of their own: waits for at most `timeout` (`None`: until something
+    /// happens; not at all, if a task is ready to run), and then runs the tasks that are ready, a
+    /// [bounded number](Builder::polls_per_turn) of them.
+    ///
+    /// # Errors
+    ///
+    /// If the selector fails: see [`Reactor::turn`](crate::reactor::Reactor::turn). [`block_on`](LocalExecutor::block_on)
+    /// would panic.
+    ///
+    /// # Panics
+    ///
+    /// If it runs already, further up on this thread; if a task panics and
+    /// [`Panics::StopCore`](crate::executor::Panics::StopCore) is chosen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use wakewheel::{LocalExecutor, sleep};
+    ///
+    /// let executor = LocalExecutor::new()?;
+    /// let task = executor.spawn(sleep(Duration::from_millis(5)));
+    /// while !task.is_finished() {
+    ///     executor.turn(Some(Duration::from_millis(100)))?;
+    ///     // Draw the next frame here.
+    /// }
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        self.0.step(timeout)
+    }
+
+    /// A handle of its reactor, for other threads: to end a wait, or to register something there.
+    pub fn reactor(&self) -> Handle {
+        Handle(self.0.shared().clone())
     }
 
     /// Starts a task. It runs when the thread is in [`block_on`](LocalExecutor::block_on).

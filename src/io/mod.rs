@@ -15,6 +15,7 @@ mod options;
 
 mod ready;
 mod safe;
+mod signals;
 mod stream;
 
 mod tcp;
@@ -27,6 +28,7 @@ pub use options::{KeepAlive, SocketOptions};
 
 pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
+pub use signals::Signals;
 pub use stream::{Addr, Listener, Stream};
 pub use udp::{Datagram, RecvBatch};
 

@@ -8,6 +8,8 @@
 //! To put a reactor into a loop of your own (a GUI, a game, another runtime), make one with [`Reactor::new`], wait for
 //! its descriptor ([`AsFd`]) or its [`next_deadline`](Reactor::next_deadline) there, and then call
 //! [`turn`](Reactor::turn) with a time-out of zero.
+//!
+//! A [`Watch`] waits for a descriptor that somebody else reads and writes, level-triggered or edge-triggered.
 
 pub(crate) mod budget;
 mod clock;
@@ -25,15 +27,17 @@ mod source;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod timers;
+mod watch;
 mod wheel;
 
-pub use crate::sys::Backend;
+pub use crate::sys::{Backend, Trigger};
 pub(crate) use clock::Clock;
 pub use clock::MockClock;
 pub(crate) use readiness::{Direction, Seen};
 pub(crate) use shared::Shared;
 pub use shared::Turn;
 pub(crate) use source::Source;
+pub use watch::{Interest, Watch};
 
 use local::Local;
 use std::fmt;
@@ -191,7 +195,7 @@ impl Builder {
 
 /// A reactor, for any thread: to register something with it, or to end its wait. Does not keep it running.
 #[derive(Clone)]
-pub struct Handle(Arc<Shared>);
+pub struct Handle(pub(crate) Arc<Shared>);
 
 impl Handle {
     /// Runs `f` with this reactor as the current one of the calling thread: what `f` registers is served by the thread

@@ -41,6 +41,9 @@ const _: () = assert!(SLOTS > 2 * Ready::PRIORITY.0 as usize && SLOTS & LISTED =
 /// All that one can wait for.
 const INTERESTS: Ready = Ready(Ready::READABLE.0 | Ready::WRITABLE.0 | Ready::READ_CLOSED.0);
 
+/// All that can be reported.
+pub(crate) const ALL: Ready = Ready(2 * Ready::PRIORITY.0 - Ready::READABLE.0);
+
 /// One of the two directions of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -74,6 +77,11 @@ pub(crate) struct Seen(usize);
 impl Seen {
     pub fn is_ready(self, interest: Ready) -> bool {
         self.0 & interest.0 as usize != 0
+    }
+
+    /// All that is known to be ready.
+    pub fn ready(self) -> Ready {
+        Ready(self.0 as u32 & ALL.0)
     }
 
     /// May a read or write that moved fewer bytes than it could count as "would block"? Not once the end, an error

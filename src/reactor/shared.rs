@@ -8,7 +8,7 @@ use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::error::explained;
-use crate::sys::{Backend, Events, Poller, Ready, fork};
+use crate::sys::{Backend, Events, Poller, Ready, Watched, fork};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -138,6 +138,35 @@ impl Shared {
     /// Errors, with nothing registered: what the kernel says of `fd` (`PermissionDenied` for a regular file),
     /// `AlreadyExists` if it is registered, here or in any other reactor, `NotConnected` if this reactor has stopped.
     pub fn add(&self, fd: RawFd, make: impl FnOnce(u64) -> Arc<Source>) -> io::Result<Arc<Source>> {
+        self.add_by(fd, |poller, token| poller.add(fd, token), make)
+    }
+
+    /// The same, for those who watch a part only.
+    pub fn add_watch(
+        &self,
+        fd: RawFd,
+        watched: Watched,
+        make: impl FnOnce(u64) -> Arc<Source>,
+    ) -> io::Result<Arc<Source>> {
+        self.add_by(fd, |poller, token| poller.watch(fd, token, watched, true), make)
+    }
+
+    /// Changes what is watched.
+    pub fn change_watch(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
+        self.poller.watch(fd, token, watched, false).map_err(|e| explain(e, fd))
+    }
+
+    #[inline]
+    fn add_by(
+        &self,
+        fd: RawFd,
+        register: impl FnOnce(&Poller, u64) -> io::Result<()>,
+        make: impl FnOnce(u64) -> Arc<Source>,
+    ) -> io::Result<Arc<Source>> {
+        // Before anything that is found by number.
+        if fd < 0 {
+            return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
+        }
         let mut shard = registry::shard(fd);
         shard.check_free(fd)?;
         let mut sources = lock(&self.sources);
@@ -148,7 +177,7 @@ impl Shared {
         let generation = sources.generation;
         let entry = sources.slab.vacant_entry();
         let token = token(entry.key(), generation);
-        self.poller.add(fd, token).map_err(|e| explain(e, fd))?;
+        register(&self.poller, token).map_err(|e| explain(e, fd))?;
         let source = make(token);
         entry.insert((token, source.clone()));
         shard.set(fd, registry::Place { reactor: self.id, token });

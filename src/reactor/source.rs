@@ -1,10 +1,10 @@
 //! A registered descriptor: its readiness, and the reactor that reports to it.
 
-use super::readiness::{Direction, Readiness, Seen, Wait};
+use super::readiness::{ALL, Direction, Readiness, Seen, Wait};
 use super::shared::Shared;
 use super::{current, wake_all};
 use crate::sync::{Mutex, lock};
-use crate::sys::{self, Ready, fork};
+use crate::sys::{self, Ready, Watched, fork};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -51,6 +51,85 @@ impl Source {
                 source.readiness.adopt(reactor.asks());
                 source
             })
+        })
+    }
+
+    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is. Nothing counts as ready until the kernel
+    /// has said so.
+    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<Arc<Source>> {
+        current::with_reactor(|reactor| {
+            reactor.add_watch(fd, watched, |token| {
+                let readiness = Readiness::new();
+                readiness.clear(ALL, readiness.seen());
+                let source = Arc::new(Source {
+                    readiness,
+                    fd,
+                    process: AtomicU32::new(fork::generation()),
+                    home: Mutex::new(Home { reactor: reactor.clone(), token }),
+                });
+                source.readiness.adopt(reactor.asks());
+                source
+            })
+        })
+    }
+
+    /// Changes what is watched.
+    pub fn change_watch(self: &Arc<Self>, watched: Watched) -> io::Result<()> {
+        self.find_home_watch(watched)?;
+        let home = lock(&self.home);
+        home.reactor.change_watch(self.fd, home.token, watched)?;
+        // What is known was about something else. The kernel reports anew.
+        self.readiness.clear(ALL, self.readiness.seen());
+        Ok(())
+    }
+
+    /// Takes what the kernel has reported of `watched` since the last time; waits if that is nothing.
+    pub fn poll_watch(
+        self: &Arc<Self>,
+        waiter: &mut Option<usize>,
+        watched: Watched,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Ready>> {
+        // Of an error one is told unasked, and it counts as everything. Nobody else is told of writing unasked.
+        let heard = watched.interest | Ready::WRITABLE;
+        loop {
+            if self.process.load(Ordering::Relaxed) != fork::generation() {
+                self.find_home_watch(watched)?;
+            }
+            let seen = self.readiness.seen();
+            if seen.is_ready(heard) {
+                self.readiness.clear(ALL, seen);
+                self.forget(waiter);
+                return Poll::Ready(Ok(seen.ready()));
+            }
+            let wait = match *waiter {
+                Some(key) => self.readiness.poll_waiter(key, cx.waker()),
+                None => {
+                    let (wait, key) = self.readiness.insert(heard, cx.waker());
+                    *waiter = key;
+                    wait
+                }
+            };
+            match wait {
+                Wait::Ready => self.forget(waiter),
+                Wait::Stored => return Poll::Pending,
+                Wait::StoredAndAsks => {
+                    self.ask(watched.interest, cx.waker());
+                    return Poll::Pending;
+                }
+                Wait::Orphaned => self.find_home_watch(watched)?,
+            }
+        }
+    }
+
+    #[cold]
+    fn find_home_watch(self: &Arc<Self>, watched: Watched) -> io::Result<()> {
+        let mut home = lock(&self.home);
+        if home.reactor.is_alive() {
+            return Ok(());
+        }
+        current::with_reactor(|reactor| {
+            self.move_by(&mut home, reactor, |make| reactor.add_watch(self.fd, watched, make))
         })
     }
 
@@ -192,8 +271,17 @@ impl Source {
     }
 
     fn move_to(self: &Arc<Self>, home: &mut Home, reactor: &Arc<Shared>) -> io::Result<()> {
+        self.move_by(home, reactor, |make| reactor.add(self.fd, make))
+    }
+
+    fn move_by(
+        self: &Arc<Self>,
+        home: &mut Home,
+        reactor: &Arc<Shared>,
+        add: impl FnOnce(&mut dyn FnMut(u64) -> Arc<Source>) -> io::Result<Arc<Source>>,
+    ) -> io::Result<()> {
         let _ = home.reactor.remove(self.fd, home.token);
-        reactor.add(self.fd, |token| {
+        add(&mut |token| {
             *home = Home { reactor: reactor.clone(), token };
             // Here, where that one cannot stop: if it does later, it finds the source in its table.
             self.readiness.adopt(reactor.asks());

@@ -1,7 +1,7 @@
 //! epoll(7): one edge-triggered registration per descriptor, for both directions.
 
 use super::notifier::Notifier;
-use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, check};
+use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, Trigger, Watched, check};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -64,12 +64,35 @@ impl Poller {
         self.control(libc::EPOLL_CTL_ADD, fd, INTEREST, token)
     }
 
+    pub fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
+        let mut mask = if watched.trigger == Trigger::Edge { libc::EPOLLET } else { 0 };
+        for (bit, event) in [
+            (Ready::READABLE, libc::EPOLLIN),
+            (Ready::WRITABLE, libc::EPOLLOUT),
+            (Ready::READ_CLOSED, libc::EPOLLRDHUP),
+        ] {
+            if watched.interest.contains(bit) {
+                mask |= event;
+            }
+        }
+        let op = if is_new { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_MOD };
+        self.control(op, fd, mask, token)
+    }
+
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
+    /// To add it once more is refused if it is there, and disturbs nobody. (To modify it would report it again, and would
+    /// have to know how it was added.)
     pub fn holds(&self, fd: RawFd, token: u64) -> bool {
-        self.control(libc::EPOLL_CTL_MOD, fd, INTEREST, token).is_ok()
+        match self.control(libc::EPOLL_CTL_ADD, fd, 0, token) {
+            Ok(()) => {
+                let _ = self.delete(fd);
+                false
+            }
+            Err(e) => e.raw_os_error() == Some(libc::EEXIST),
+        }
     }
 
     fn control(&self, op: libc::c_int, fd: RawFd, interest: libc::c_int, token: u64) -> io::Result<()> {

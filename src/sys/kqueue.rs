@@ -11,7 +11,7 @@
 #[cfg(wakewheel_libkqueue)]
 use super::libkqueue as bsd;
 use super::notifier::Notifier;
-use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, check, fork};
+use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, Trigger, Watched, check, fork};
 #[cfg(not(wakewheel_libkqueue))]
 use libc as bsd;
 use std::io;
@@ -99,6 +99,36 @@ impl Poller {
         }
         let _ = self.delete(fd);
         succeed(read).and(succeed(write))
+    }
+
+    /// Each filter is made anew: the flags of one that is there cannot be changed.
+    pub fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
+        if is_new {
+            super::poll::file(fd)?;
+        }
+        let wants_read = watched.interest.contains(Ready::READABLE);
+        let wants_closed = watched.interest.contains(Ready::READ_CLOSED);
+        let wants_write = watched.interest.contains(Ready::WRITABLE);
+        // Who waits for the end alone is not to be told of data again and again: there, it is an edge, and who asked for
+        // the level has to remember it.
+        let clear = |level: bool| if level && watched.trigger == Trigger::Level { 0 } else { bsd::EV_CLEAR };
+        let [write_off, read_off] = both(fd, bsd::EV_DELETE, token);
+        let [write_on, _] = both(fd, bsd::EV_ADD | clear(true), token);
+        let [_, read_on] = both(fd, bsd::EV_ADD | clear(wants_read), token);
+        // What is not there cannot be deleted, and need not be.
+        self.change([write_off, read_off])?;
+        let mut errnos = [0; 2];
+        if wants_write {
+            errnos[0] = self.change([write_on])?[0];
+        }
+        if wants_read || wants_closed {
+            errnos[1] = self.change([read_on])?[0];
+        }
+        let result = succeed(errnos[1]).and(succeed(errnos[0]));
+        if result.is_err() {
+            let _ = self.delete(fd);
+        }
+        result
     }
 
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {

@@ -59,6 +59,7 @@ pub(crate) mod option;
 mod poll;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub(crate) mod signal;
 pub(crate) mod slack;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -175,6 +176,23 @@ impl std::ops::BitOrAssign for Ready {
     }
 }
 
+/// When is a descriptor that is watched reported? See [`Watch`](crate::reactor::Watch).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Trigger {
+    /// In every turn, for as long as it is ready.
+    Level,
+    /// Once, until there is something new.
+    Edge,
+}
+
+/// What is reported of a descriptor that is not registered for all of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Watched {
+    /// `READABLE`, `WRITABLE`, `READ_CLOSED`.
+    pub interest: Ready,
+    pub trigger: Trigger,
+}
+
 /// One descriptor's news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Event {
@@ -210,7 +228,8 @@ impl Events {
 /// No wait is longer: the most that a call can take which counts in milliseconds. Twenty-four days.
 const TIMEOUT_MAX: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// The selector: edge-triggered, both directions, one `add` per descriptor for its whole life.
+/// The selector: edge-triggered, both directions, one `add` per descriptor for its whole life; or whatever is asked for
+/// by `watch`.
 ///
 /// `add`, `arm`, `delete` and `notify` may be called from any thread, also while another one is in `wait`.
 #[derive(Debug)]
@@ -264,6 +283,18 @@ impl Poller {
         }
     }
 
+    /// Starts to watch `fd` (if it `is_new`), or changes what is watched of it. What it is ready for is reported (again).
+    ///
+    /// Errors: those of [`add`](Poller::add); `Unsupported` for edges where the system has only poll(2).
+    pub fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
+        match self {
+            Poller::Native(p) => p.watch(fd, token, watched, is_new),
+            Poller::Poll(p) => p.watch(fd, token, watched, is_new),
+            #[cfg(test)]
+            Poller::Scripted(p) => p.watch(fd, token, watched, is_new),
+        }
+    }
+
     /// Somebody waits for `interest` (`READABLE`, `WRITABLE`, `READ_CLOSED`): poll(2) has to be told, once per event.
     pub fn arm(&self, fd: RawFd, token: u64, interest: Ready) {
         match self {
@@ -285,7 +316,7 @@ impl Poller {
     }
 
     /// Is `fd`, as the open file that it is now, registered here? (A number whose file was closed behind our back
-    /// is not.) May report `fd` ready once more.
+    /// is not.)
     pub fn holds(&self, fd: RawFd, token: u64) -> bool {
         match self {
             Poller::Native(p) => p.holds(fd, token),

@@ -5,17 +5,21 @@
 //! again and again. Nor can one be asked without being told of its error, which lasts until somebody takes it: whoever
 //! waits for the hang-up behind it is served by asking now and then.
 //!
+//! What shall be told of edges only ([`Poller::watch`]) would be told again and again. Where the system has a selector that
+//! knows edges, these descriptors sit in one of those, which is a member here; elsewhere it is an error.
+//!
 //! The kernel sees a copy of the set, so that other threads can change the set meanwhile. A change that the copy
 //! must follow interrupts the call, and it starts again; no event is reported that the set does not back any more.
 
 use super::notifier::Notifier;
-use super::{Event, NOTIFY_TOKEN, Ready};
+use super::{Backend, Event, NOTIFY_TOKEN, Ready, Trigger, Watched, native};
 use crate::sync::{Mutex, MutexGuard, lock};
 use libc::{c_int, c_short};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,6 +27,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Poller {
     set: Mutex<Set>,
     notifier: Notifier,
+    /// Those of which only edges count.
+    edges: OnceLock<Box<native::Poller>>,
     /// Somebody has notified since the notifier was drained: the next one need not write.
     notified: AtomicBool,
 }
@@ -30,6 +36,8 @@ pub(crate) struct Poller {
 #[derive(Debug, Default)]
 struct Set {
     members: HashMap<RawFd, Member>,
+    /// How many have been added so far.
+    added: u64,
     /// A thread is in poll(2) with a copy of the set, and nobody has told it that the copy is old.
     asleep: bool,
 }
@@ -37,6 +45,8 @@ struct Set {
 #[derive(Debug)]
 struct Member {
     token: u64,
+    /// When it was, among all that were: those that are ready together are reported in this order.
+    added: u64,
     armed: Ready,
     /// It has an error, which has been reported: not to be asked before this moment, unless somebody arms it for more.
     again: Option<Instant>,
@@ -54,6 +64,12 @@ type FileId = (libc::dev_t, libc::ino_t);
 pub(crate) struct RawEvents {
     fds: Vec<libc::pollfd>,
     tokens: Vec<u64>,
+    /// Is the second one the selector of edges?
+    has_edges: bool,
+    /// Room for what that one finds.
+    edges: Option<Box<super::Events>>,
+    /// Room for what the others find, with the order that it is to be reported in.
+    answers: Vec<(u64, Event)>,
 }
 
 impl std::fmt::Debug for RawEvents {
@@ -64,12 +80,20 @@ impl std::fmt::Debug for RawEvents {
 
 impl Poller {
     pub fn new() -> io::Result<Poller> {
-        Ok(Poller { set: Mutex::default(), notifier: Notifier::new()?, notified: AtomicBool::new(false) })
+        Ok(Poller {
+            set: Mutex::default(),
+            notifier: Notifier::new()?,
+            edges: OnceLock::new(),
+            notified: AtomicBool::new(false),
+        })
     }
 
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        let member = Member { token, armed: Ready::default(), again: None, file: file(fd)? };
-        match lock(&self.set).members.entry(fd) {
+        let file = file(fd)?;
+        let mut set = lock(&self.set);
+        set.added += 1;
+        let member = Member { token, added: set.added, armed: Ready::default(), again: None, file };
+        match set.members.entry(fd) {
             Entry::Vacant(place) => {
                 place.insert(member);
             }
@@ -82,6 +106,38 @@ impl Poller {
             }
         }
         Ok(())
+    }
+
+    pub fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
+        match watched.trigger {
+            Trigger::Level if is_new => self.add(fd, token),
+            Trigger::Level => {
+                let mut set = lock(&self.set);
+                let member = set.members.get_mut(&fd).filter(|member| member.token == token);
+                let member = member.ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
+                member.armed = Ready(member.armed.0 & watched.interest.0);
+                member.again = None;
+                self.changed(set);
+                Ok(())
+            }
+            Trigger::Edge => {
+                self.edges()?.watch(fd, token, watched, is_new)?;
+                // The copy may not have the selector yet.
+                self.changed(lock(&self.set));
+                Ok(())
+            }
+        }
+    }
+
+    fn edges(&self) -> io::Result<&native::Poller> {
+        if native::BACKEND == Backend::Poll {
+            let text = "this system has only poll(2), which knows no edges: use the level-triggered kind";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        if self.edges.get().is_none() {
+            let _ = self.edges.set(Box::new(native::Poller::new()?));
+        }
+        Ok(self.edges.get().expect("it was made above"))
     }
 
     pub fn arm(&self, fd: RawFd, token: u64, interest: Ready) {
@@ -97,7 +153,12 @@ impl Poller {
 
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
         let mut set = lock(&self.set);
-        let member = set.members.remove(&fd).ok_or(io::Error::from_raw_os_error(libc::ENOENT))?;
+        let Some(member) = set.members.remove(&fd) else {
+            return match self.edges.get() {
+                Some(edges) => edges.delete(fd),
+                None => Err(io::Error::from_raw_os_error(libc::ENOENT)),
+            };
+        };
         // The call holds on to the file: a close would not reach the peer before it ends.
         if member.armed != Ready::default() {
             self.changed(set);
@@ -107,7 +168,10 @@ impl Poller {
 
     pub fn holds(&self, fd: RawFd, token: u64) -> bool {
         let set = lock(&self.set);
-        set.members.get(&fd).is_some_and(|m| m.token == token && file(fd).is_ok_and(|file| file == m.file))
+        match set.members.get(&fd) {
+            Some(m) => m.token == token && file(fd).is_ok_and(|file| file == m.file),
+            None => self.edges.get().is_some_and(|edges| edges.holds(fd, token)),
+        }
     }
 
     /// Interrupts a thread that waits with a copy of what the set was before.
@@ -131,7 +195,7 @@ impl Poller {
             let until_again = self.ask(raw, left != Some(Duration::ZERO));
             let limit = left.into_iter().chain(until_again).min();
             let answers = wait(&mut raw.fds, limit);
-            self.answer(raw, *answers.as_ref().unwrap_or(&0), events);
+            self.answer(raw, *answers.as_ref().unwrap_or(&0), events)?;
             match answers {
                 Ok(n) if n > 0 && events.is_empty() => {}
                 Ok(0) if limit != left => {}
@@ -148,6 +212,10 @@ impl Poller {
         raw.fds.clear();
         raw.fds.push(pollfd(self.notifier.as_fd().as_raw_fd(), Ready::READABLE));
         raw.tokens.clear();
+        raw.has_edges = self.edges.get().is_some();
+        if let Some(edges) = self.edges.get() {
+            raw.fds.push(pollfd(edges.as_fd().as_raw_fd(), Ready::READABLE));
+        }
         let mut set = lock(&self.set);
         debug_assert!(!set.asleep, "two threads wait in one poller");
         let mut until_again = None;
@@ -166,11 +234,11 @@ impl Poller {
     }
 
     /// Turns the `n` answers into events, as far as the set still wants them, and disarms what they were for.
-    fn answer(&self, raw: &RawEvents, n: usize, events: &mut Vec<Event>) {
+    fn answer(&self, raw: &mut RawEvents, n: usize, events: &mut Vec<Event>) -> io::Result<()> {
         let mut set = lock(&self.set);
         set.asleep = false;
         if n == 0 {
-            return;
+            return Ok(());
         }
         if raw.fds[0].revents != 0 {
             // In this order: who finds `notified` set has not written, and relies on its being seen here.
@@ -179,7 +247,16 @@ impl Poller {
                 events.push(Event { token: NOTIFY_TOKEN, ready: Ready::READABLE });
             }
         }
-        for (one, &token) in raw.fds[1..].iter().zip(&raw.tokens).filter(|(one, _)| one.revents != 0) {
+        let mut others = &raw.fds[1..];
+        if let (true, Some(edges)) = (raw.has_edges, self.edges.get()) {
+            if others[0].revents != 0 {
+                let found = raw.edges.get_or_insert_default();
+                edges.wait(&mut found.native, Some(Duration::ZERO))?;
+                events.extend(found.native.iter().filter(|event| event.token != NOTIFY_TOKEN));
+            }
+            others = &others[1..];
+        }
+        for (one, &token) in others.iter().zip(&raw.tokens).filter(|(one, _)| one.revents != 0) {
             let member =
                 set.members.get_mut(&one.fd).filter(|m| m.token == token && m.armed != Ready::default());
             let Some(member) = member else { continue };
@@ -191,9 +268,12 @@ impl Poller {
             // An error comes whatever was asked for, and answers whoever would read or write.
             member.again = (left != 0 && ready.contains(Ready::ERROR)).then(|| Instant::now() + ERROR_PAUSE);
             if is_news {
-                events.push(Event { token, ready });
+                raw.answers.push((member.added, Event { token, ready }));
             }
         }
+        raw.answers.sort_unstable_by_key(|(added, _)| *added);
+        events.extend(raw.answers.drain(..).map(|(_, event)| event));
+        Ok(())
     }
 
     pub fn notify(&self) {

@@ -5,7 +5,7 @@
 //! that has neither would be for ever, which is an error of the test; under loom it lasts until another thread notifies,
 //! so that a notification that is lost shows as a deadlock.
 
-use super::{Event, NOTIFY_TOKEN, Ready};
+use super::{Event, NOTIFY_TOKEN, Ready, Watched};
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
 use std::fmt;
@@ -74,6 +74,10 @@ impl Script {
         state.calls.push(Call::Add(fd, token));
         state.members.push((fd, token));
         Ok(())
+    }
+
+    pub(super) fn watch(&self, fd: RawFd, token: u64, _: Watched, is_new: bool) -> io::Result<()> {
+        if is_new { self.add(fd, token) } else { Ok(()) }
     }
 
     pub(super) fn delete(&self, fd: RawFd) -> io::Result<()> {

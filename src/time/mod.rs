@@ -11,3 +11,15 @@ mod timer;
 pub use interval::{Interval, MissedTicks, interval, interval_at};
 pub use timeout::{Elapsed, Timeout, timeout, timeout_at};
 pub use timer::{Timer, sleep, sleep_until};
+
+/// The time that timers on this thread go by: that of the clock of its reactor, which may be a
+/// [`MockClock`](crate::reactor::MockClock).
+///
+/// ```
+/// let deadline = wakewheel::time::now() + std::time::Duration::from_millis(5);
+/// wakewheel::block_on(wakewheel::sleep_until(deadline));
+/// assert!(wakewheel::time::now() >= deadline);
+/// ```
+pub fn now() -> std::time::Instant {
+    crate::reactor::current::now()
+}

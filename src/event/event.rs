@@ -1,0 +1,366 @@
+//! One event: what it waits for, and its callback.
+
+use super::base::Core;
+use super::{Base, Error, Kinds, Priority};
+use crate::time::{Timer, now};
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::os::fd::{AsRawFd, RawFd};
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+/// A callback and what it waits for. All clones are the same event.
+///
+/// It is made detached. While it is [attached](Event::attach) the base keeps it, so the handle need not be kept; to drop the
+/// handles does not detach it. A callback that holds a [`Base`] is a cycle as long as its event is attached: detach it, or
+/// use [`Event::base`] instead.
+///
+/// # Examples
+///
+/// An idle time-out: the event is called when there is something to read, and when there has been nothing for a minute.
+///
+/// ```no_run
+/// use std::{io::Read, net::TcpStream, time::Duration};
+/// use wakewheel::event::{Base, Event, Kinds};
+///
+/// let base = Base::new()?;
+/// let stream = TcpStream::connect("127.0.0.1:5000")?;
+/// stream.set_nonblocking(true)?;
+/// let kinds = Kinds::READ | Kinds::TIMEOUT | Kinds::PERSIST;
+/// let event = Event::new(&base, &stream.try_clone()?, kinds, move |event, kinds| {
+///     let mut buf = [0; 1024];
+///     if kinds.contains(Kinds::READ) && matches!((&stream).read(&mut buf), Ok(1..)) {
+///         return;
+///     }
+///     // The end, an error, or silence.
+///     let _ = event.detach();
+/// });
+/// event.attach(Some(Duration::from_secs(60)))?;
+/// base.dispatch()?;
+/// # std::io::Result::Ok(())
+/// ```
+#[derive(Clone)]
+pub struct Event(pub(super) Rc<Inner>);
+
+type Callback = Box<dyn FnMut(&Event, Kinds)>;
+
+pub(super) struct Inner {
+    base: Weak<Core>,
+    pub fd: Cell<RawFd>,
+    pub kinds: Cell<Kinds>,
+    pub priority: Cell<Priority>,
+    /// `None` while it runs.
+    callback: RefCell<Option<Callback>>,
+    is_attached: Cell<bool>,
+    /// What it was collected for, and is to be called with.
+    active: Cell<Kinds>,
+    /// Changes whenever `active` is set or given up: an entry of a queue with an older one is void.
+    pub ticket: Cell<u64>,
+    /// The time it was attached with, if that counts.
+    timeout: Cell<Option<Duration>>,
+    deadline: Cell<Option<Instant>>,
+    timer: RefCell<Timer>,
+    /// Made with the first time-out.
+    bell: RefCell<Option<(usize, Waker)>>,
+}
+
+impl Event {
+    /// An event for a descriptor, detached. `fd` is a reference to a number, or to whatever has one; for
+    /// [`Kinds::SIGNAL`] it is the number of the signal. Which kinds can be together, [`attach`](Event::attach) says.
+    ///
+    /// The callback is given the event, which knows its [descriptor](Event::fd), and what it was called for.
+    pub fn new(
+        base: &Base,
+        fd: &impl AsRawFd,
+        kinds: Kinds,
+        callback: impl FnMut(&Event, Kinds) + 'static,
+    ) -> Event {
+        Event(Rc::new(Inner {
+            base: Rc::downgrade(&base.0),
+            fd: Cell::new(fd.as_raw_fd()),
+            kinds: Cell::new(kinds),
+            priority: Cell::default(),
+            callback: RefCell::new(Some(Box::new(callback))),
+            is_attached: Cell::new(false),
+            active: Cell::default(),
+            ticket: Cell::new(0),
+            timeout: Cell::new(None),
+            deadline: Cell::new(None),
+            timer: RefCell::new(Timer::never()),
+            bell: RefCell::new(None),
+        }))
+    }
+
+    /// An event that is called once, when the time that it is [attached](Event::attach) with has passed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use wakewheel::event::{Base, Event};
+    ///
+    /// let base = Base::new()?;
+    /// let timer = Event::timer(&base, |timer| timer.base().unwrap().shutdown());
+    /// timer.attach(Some(Duration::from_millis(5)))?;
+    /// base.dispatch()?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn timer(base: &Base, mut callback: impl FnMut(&Event) + 'static) -> Event {
+        Event::new(base, &-1, Kinds::TIMEOUT, move |event, _| callback(event))
+    }
+
+    /// An event that is called again and again, each time when the time that it is [attached](Event::attach) with has
+    /// passed. The time is counted from the last deadline, so that the period does not depend on how long callbacks take;
+    /// ticks that were missed are left out.
+    pub fn ticker(base: &Base, mut callback: impl FnMut(&Event) + 'static) -> Event {
+        Event::new(base, &-1, Kinds::TIMEOUT | Kinds::PERSIST, move |event, _| callback(event))
+    }
+
+    /// An event that is called each time the process has got a signal. (If it comes several times in one iteration, once.)
+    /// While such events are attached, the signal does not do what it did before. Several events, on several bases as
+    /// well, may wait for the same one.
+    pub fn signal(base: &Base, signal: i32, mut callback: impl FnMut(&Event) + 'static) -> Event {
+        Event::new(base, &signal, Kinds::SIGNAL | Kinds::PERSIST, move |event, _| callback(event))
+    }
+
+    /// From now on, the base calls it. `timeout` counts only with [`Kinds::TIMEOUT`]; zero is the next iteration.
+    ///
+    /// Without [`Kinds::PERSIST`], the event is detached before its callback runs, which may attach it again. With it, it
+    /// stays, and the time-out starts anew each time it is called, whatever for.
+    ///
+    /// # Errors
+    ///
+    /// [`Exists`](Error::Exists): it is attached already, or its descriptor is taken by another event for one of its kinds.
+    /// [`Invalid`](Error::Invalid): it has no kind to wait for, or kinds that do not go together: signals and descriptors,
+    /// edge and level on one descriptor, a time-out alone and no time; or its base has gone. [`Io`](Error::Io): the kernel
+    /// refuses the descriptor. In each case the event stays as it was.
+    pub fn attach(&self, timeout: Option<Duration>) -> Result<(), Error> {
+        let inner = &self.0;
+        if inner.is_attached.get() {
+            return Err(Error::Exists);
+        }
+        let core = inner.base.upgrade().ok_or(Error::Invalid("its base has gone"))?;
+        let kinds = inner.kinds.get();
+        let timeout = timeout.filter(|_| kinds.contains(Kinds::TIMEOUT));
+        let reasons = kinds & Kinds::REASONS;
+        if reasons.is_empty() {
+            return Err(Error::Invalid(
+                "it has no kind: reading, writing, a peer that closes, a time or a signal",
+            ));
+        }
+        if reasons == Kinds::TIMEOUT && timeout.is_none() {
+            return Err(Error::Invalid("it waits for a time only, and has none"));
+        }
+        if kinds.contains(Kinds::SIGNAL) && kinds.intersects(Kinds::FILE) {
+            return Err(Error::Invalid(
+                "it cannot wait for a signal and a descriptor, which are the same number",
+            ));
+        }
+        core.executor.enter(|| {
+            core.attach(inner)?;
+            inner.is_attached.set(true);
+            inner.timeout.set(timeout);
+            if let Some(after) = timeout {
+                inner.start_timer(&core, now().checked_add(after));
+                inner.keep(&core, true);
+            }
+            Ok(())
+        })
+    }
+
+    /// Once this has returned, the base does not call it any more, also if it was collected already in this iteration;
+    /// and it has nothing to do with the descriptor any more, which may be closed now.
+    ///
+    /// # Errors
+    ///
+    /// [`NotExists`](Error::NotExists): it is not attached.
+    pub fn detach(&self) -> Result<(), Error> {
+        if !self.0.is_attached.get() {
+            return Err(Error::NotExists);
+        }
+        match self.0.base.upgrade() {
+            Some(core) => self.0.detach(&core),
+            None => self.0.is_attached.set(false),
+        }
+        Ok(())
+    }
+
+    /// Makes it another event, with a new descriptor, kinds and callback. If it is attached, it is detached first.
+    pub fn assign(&self, fd: &impl AsRawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) {
+        let _ = self.detach();
+        self.0.fd.set(fd.as_raw_fd());
+        self.0.kinds.set(kinds);
+        let old = self.0.callback.replace(Some(Box::new(callback)));
+        // It may own anything: nothing is borrowed here.
+        drop(old);
+    }
+
+    /// Which callbacks come first; [`Priority::Middle`] if it is not set. For an event that was collected already, from the
+    /// next iteration on.
+    pub fn set_priority(&self, priority: Priority) {
+        self.0.priority.set(priority);
+    }
+
+    /// See [`set_priority`](Event::set_priority).
+    pub fn priority(&self) -> Priority {
+        self.0.priority.get()
+    }
+
+    /// The number of its descriptor, or signal. -1 for a timer.
+    pub fn fd(&self) -> RawFd {
+        self.0.fd.get()
+    }
+
+    /// What it waits for, with options.
+    pub fn kinds(&self) -> Kinds {
+        self.0.kinds.get()
+    }
+
+    /// Is it attached?
+    pub fn is_attached(&self) -> bool {
+        self.0.is_attached.get()
+    }
+
+    /// When its time-out is due, if it has one.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline.get()
+    }
+
+    /// The base, unless that has gone.
+    pub fn base(&self) -> Option<Base> {
+        self.0.base.upgrade().map(Base)
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Event")
+            .field("fd", &self.fd())
+            .field("kinds", &self.kinds())
+            .field("is_attached", &self.is_attached())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn detach(self: &Rc<Self>, core: &Rc<Core>) {
+        self.is_attached.set(false);
+        self.active.set(Kinds::NONE);
+        self.ticket.set(self.ticket.get() + 1);
+        if self.timeout.take().is_some() {
+            self.keep(core, false);
+        }
+        core.executor.enter(|| {
+            if self.deadline.take().is_some() {
+                self.timer.borrow_mut().clear();
+            }
+            core.detach(self);
+        });
+    }
+
+    /// It is to be called in this iteration, for `kinds` as well. Is that new?
+    pub fn activate(&self, kinds: Kinds) -> bool {
+        if !self.is_attached.get() || kinds.is_empty() {
+            return false;
+        }
+        let before = self.active.replace(self.active.get() | kinds);
+        if before.is_empty() {
+            self.ticket.set(self.ticket.get() + 1);
+        }
+        before.is_empty()
+    }
+
+    // --------------------------------------------------------------------------------------------- time
+
+    /// `None`: never.
+    fn start_timer(self: &Rc<Self>, core: &Rc<Core>, deadline: Option<Instant>) {
+        self.deadline.set(deadline);
+        let mut bell = self.bell.borrow_mut();
+        let (_, waker) = bell.get_or_insert_with(|| core.timer_bell(self));
+        let mut timer = self.timer.borrow_mut();
+        let Some(deadline) = deadline else { return timer.clear() };
+        timer.set_at(deadline);
+        wait(&mut timer, waker);
+    }
+
+    fn keep(&self, core: &Core, keep: bool) {
+        if let Some((key, _)) = &*self.bell.borrow() {
+            core.keep(*key, keep);
+        }
+    }
+
+    /// Its bell has rung. Is it time? (If not, it waits on.)
+    pub fn is_due(&self, now: Instant) -> bool {
+        let Some(deadline) = self.deadline.get() else { return false };
+        let mut timer = self.timer.borrow_mut();
+        if deadline <= now {
+            timer.clear();
+            return true;
+        }
+        if let Some((_, waker)) = &*self.bell.borrow() {
+            wait(&mut timer, waker);
+        }
+        false
+    }
+
+    // ---------------------------------------------------------------------------------------------- call
+
+    /// Calls it for what it was collected for, unless it has been detached since, when it got a newer ticket. Says whether
+    /// it was called.
+    pub fn fire(self: Rc<Self>, core: &Rc<Core>, ticket: u64) -> bool {
+        if self.ticket.get() != ticket {
+            return false;
+        }
+        let kinds = self.active.take();
+        if !self.kinds.get().contains(Kinds::PERSIST) {
+            self.detach(core);
+        } else if let Some(period) = self.timeout.get() {
+            let now = now();
+            // A ticker keeps its time, as long as it can.
+            let from_last = self
+                .deadline
+                .get()
+                .filter(|_| kinds == Kinds::TIMEOUT)
+                .and_then(|last| last.checked_add(period));
+            let next = from_last.filter(|next| *next > now).or(now.checked_add(period));
+            self.start_timer(core, next);
+        }
+        let mut call = Call { callback: self.callback.take(), event: Event(self) };
+        if let Some(callback) = &mut call.callback {
+            callback(&call.event, kinds);
+        }
+        true
+    }
+}
+
+/// Leaves the waker where the reactor finds it when it is time.
+fn wait(timer: &mut Timer, waker: &Waker) {
+    if Pin::new(timer).poll(&mut Context::from_waker(waker)).is_ready() {
+        waker.wake_by_ref();
+    }
+}
+
+/// The callback, while it runs: nothing is borrowed then.
+struct Call {
+    callback: Option<Callback>,
+    event: Event,
+}
+
+/// Puts it back, also after a panic; unless it has assigned another one.
+impl Drop for Call {
+    fn drop(&mut self) {
+        let mut place = self.event.0.callback.borrow_mut();
+        if place.is_none() {
+            *place = self.callback.take();
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let (Some((key, _)), Some(core)) = (self.bell.take(), self.base.upgrade()) {
+            core.forget(key);
+        }
+    }
+}

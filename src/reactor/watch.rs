@@ -1,0 +1,220 @@
+//! A descriptor that somebody else reads and writes.
+
+use super::Source;
+use crate::sys::{Ready, Trigger, Watched};
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::ops::{BitAnd, BitOr, BitOrAssign};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// What a [`Watch`] waits for, and what it has found: a set of bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Interest(u32);
+
+impl Interest {
+    /// Nothing.
+    pub const NONE: Interest = Interest(0);
+    /// There is something to read, or the end.
+    pub const READ: Interest = Interest(Ready::READABLE.0);
+    /// There is room to write.
+    pub const WRITE: Interest = Interest(Ready::WRITABLE.0);
+    /// The peer has hung up, or has shut down its writing side.
+    pub const CLOSED: Interest = Interest(Ready::READ_CLOSED.0);
+    const ALL: Interest = Interest(Ready::READABLE.0 | Ready::WRITABLE.0 | Ready::READ_CLOSED.0);
+
+    /// Are all bits of `other` among these?
+    pub const fn contains(self, other: Interest) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Is there none?
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// What the kernel says. A hang-up or an error counts as everything.
+    fn found(ready: Ready) -> Interest {
+        if ready.intersects(Ready::ERROR | Ready::HANGUP) {
+            return Interest::ALL;
+        }
+        Interest(ready.0) & Interest::ALL
+    }
+}
+
+impl BitOr for Interest {
+    type Output = Interest;
+    fn bitor(self, other: Interest) -> Interest {
+        Interest(self.0 | other.0)
+    }
+}
+
+impl BitOrAssign for Interest {
+    fn bitor_assign(&mut self, other: Interest) {
+        self.0 |= other.0;
+    }
+}
+
+impl BitAnd for Interest {
+    type Output = Interest;
+    fn bitand(self, other: Interest) -> Interest {
+        Interest(self.0 & other.0)
+    }
+}
+
+impl fmt::Debug for Interest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = [(Interest::READ, "READ"), (Interest::WRITE, "WRITE"), (Interest::CLOSED, "CLOSED")];
+        let mut names = names.iter().filter(|(bit, _)| self.contains(*bit)).map(|(_, name)| *name);
+        f.write_str(names.next().unwrap_or("NONE"))?;
+        names.try_for_each(|name| write!(f, " | {name}"))
+    }
+}
+
+/// Waits for a descriptor that is somebody else's: a library's socket, or whatever a loop of callbacks is about. It reads and
+/// writes nothing, changes no flag of the descriptor, and belongs to the reactor that it is made on.
+///
+/// Where an [`Async`](crate::Async) is registered once, for both directions and edge-triggered, and asks the kernel when it
+/// has been used by others, a watch is registered for exactly what it waits for: one system call to make it, one to change
+/// or drop it, and none for a wait. [Level-triggered](Trigger::Level), the reactor hears of it in each turn, as long as it
+/// is ready. So it should be used by the thread that turns the reactor, which takes what is found after each turn; on
+/// the shared reactor, a watch that is ready and not attended to keeps a processor busy.
+///
+/// The descriptor is known by its number. The watch must be dropped before the descriptor is closed. If it is not,
+/// nothing is heard any more; and a new file with the same number is not disturbed by it.
+///
+/// # Examples
+///
+/// ```
+/// use std::{io::{Read, Write}, os::unix::net::UnixStream};
+/// use wakewheel::reactor::{Interest, Trigger, Watch};
+/// use wakewheel::LocalExecutor;
+///
+/// let (mut ours, mut theirs) = UnixStream::pair()?;
+/// LocalExecutor::new()?.block_on(async {
+///     let mut watch = Watch::new(&ours, Interest::READ, Trigger::Level)?;
+///     theirs.write_all(b"ab")?;
+///     for expected in *b"ab" {
+///         assert_eq!(watch.ready().await?, Interest::READ);
+///         let mut byte = [0];
+///         ours.read_exact(&mut byte)?;
+///         assert_eq!(byte[0], expected);
+///     }
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+pub struct Watch {
+    source: Arc<Source>,
+    watched: Watched,
+    waiter: Option<usize>,
+    /// The peer has gone, which does not change any more.
+    is_closed: bool,
+}
+
+impl Watch {
+    /// Starts to watch `fd`. What it is ready for already is reported.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Async::new`](crate::Async::new): `PermissionDenied` for a regular file, `AlreadyExists` if the descriptor is
+    /// registered with a reactor, by an `Async` or another watch; what the kernel says of a closed one. `Unsupported` for
+    /// [`Trigger::Edge`] on a system that has only poll(2).
+    pub fn new(fd: &impl AsRawFd, interest: Interest, trigger: Trigger) -> io::Result<Watch> {
+        let watched = Watched { interest: Ready(interest.0), trigger };
+        let source = Source::register_watch(fd.as_raw_fd(), watched)?;
+        Ok(Watch { source, watched, waiter: None, is_closed: false })
+    }
+
+    /// Waits for something else from now on. What the descriptor is ready for already is reported, also if it has been
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, which means that the descriptor was closed by somebody else; then nothing has changed.
+    pub fn set_interest(&mut self, interest: Interest) -> io::Result<()> {
+        let watched = Watched { interest: Ready(interest.0), ..self.watched };
+        self.source.change_watch(watched)?;
+        self.source.forget(&mut self.waiter);
+        self.watched = watched;
+        Ok(())
+    }
+
+    /// What it waits for.
+    pub fn interest(&self) -> Interest {
+        Interest(self.watched.interest.0)
+    }
+
+    /// Level or edge.
+    pub fn trigger(&self) -> Trigger {
+        self.watched.trigger
+    }
+
+    /// Takes what has been found since the last time: a part of what it waits for, and not nothing. One task can wait.
+    ///
+    /// # Errors
+    ///
+    /// If its reactor has stopped and it cannot be registered with another.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Interest>> {
+        loop {
+            let mut found = match self.source.poll_watch(&mut self.waiter, self.watched, cx) {
+                Poll::Ready(Ok(ready)) => Interest::found(ready),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                Poll::Pending => Interest::NONE,
+            };
+            let was_found = !found.is_empty();
+            self.is_closed |= found.contains(Interest::CLOSED);
+            // kqueue tells of it once only.
+            if self.is_closed && self.watched.trigger == Trigger::Level {
+                found |= Interest::CLOSED;
+            }
+            let found = found & self.interest();
+            if !found.is_empty() {
+                return Poll::Ready(Ok(found));
+            }
+            if !was_found {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Waits until something is found. See [`poll_ready`](Watch::poll_ready).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`poll_ready`](Watch::poll_ready).
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe to drop at any time.
+    pub async fn ready(&mut self) -> io::Result<Interest> {
+        poll_fn(|cx| self.poll_ready(cx)).await
+    }
+}
+
+/// The number of the descriptor.
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.source.fd
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.source.forget(&mut self.waiter);
+        // The descriptor may have been closed, and there is nobody to tell.
+        let _ = self.source.deregister();
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("fd", &self.source.fd)
+            .field("interest", &self.interest())
+            .field("trigger", &self.trigger())
+            .finish_non_exhaustive()
+    }
+}

@@ -33,7 +33,7 @@ fn main() -> io::Result<()> {
     let base = Base::new()?;
     let listener = TcpListener::bind(&addr)?;
     listener.set_nonblocking(true)?;
-    println!("echoing on {}", listener.local_addr()?);
+    let addr = listener.local_addr()?;
 
     let conns = Conns::default();
     let accept = Event::new(&base, &listener.try_clone()?, Kinds::READ | Kinds::PERSIST, {
@@ -52,6 +52,7 @@ fn main() -> io::Result<()> {
         event.base().expect("it runs").shutdown();
     });
     interrupt.attach(None)?;
+    println!("listening on {addr}");
     base.dispatch()?;
     println!("{} connections are left", conns.borrow().len());
     Ok(())

@@ -17,7 +17,7 @@ fn main() -> io::Result<()> {
     let base = Base::new()?;
     let socket = UdpSocket::bind(&addr)?;
     socket.set_nonblocking(true)?;
-    println!("waiting on {}", socket.local_addr()?);
+    let addr = socket.local_addr()?;
 
     let mut seconds = 0;
     let ticker = Event::ticker(&base, move |_| {
@@ -48,6 +48,7 @@ fn main() -> io::Result<()> {
     interrupt.set_priority(Priority::High);
     interrupt.attach(None)?;
 
+    println!("listening on {addr}");
     base.spawn(async {
         sleep(Duration::from_millis(1500)).await;
         println!("a future, after 1.5 s");

@@ -477,3 +477,45 @@ fn chat_shows_out_who_talks_too_long() {
     assert_eq!(status.code(), Some(0));
     assert_eq!(errors, format!("{}: line too long\n", rude.local_addr().unwrap()));
 }
+
+// --------------------------------------------------------------------------------------------- events
+
+#[test]
+fn event_echo_gives_back_and_ends_by_a_signal() {
+    for backend in [None, Some(OsStr::new("poll"))] {
+        let program = Program::start_in("event_echo", &["127.0.0.1:0"], backend);
+        let addr = program.tcp_addr();
+        let idle = connect(addr);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| check_tcp_echo(addr));
+            }
+        });
+        program.signal(libc::SIGINT);
+        assert_eq!(program.line(), "1 connections are left");
+        let (status, errors) = program.wait();
+        assert!(status.success(), "{errors}");
+        drop(idle);
+    }
+}
+
+#[test]
+fn event_timers_ends_after_silence_or_by_a_signal() {
+    let program = Program::start("event_timers", &["127.0.0.1:0"]);
+    let addr = program.tcp_addr();
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.send_to(b"hello", addr).unwrap();
+    let me = socket.local_addr().unwrap();
+    for expected in [&*format!("5 bytes from {me}"), "1 s", "a future, after 1.5 s", "2 s"] {
+        assert_eq!(program.line(), expected);
+    }
+    // The third second and the silence may come in either order.
+    while program.line() != "silence" {}
+    assert!(program.wait().0.success());
+
+    let program = Program::start("event_timers", &["127.0.0.1:0"]);
+    program.tcp_addr();
+    program.signal(libc::SIGINT);
+    assert_eq!(program.line(), "interrupted");
+    assert!(program.wait().0.success());
+}

@@ -7,6 +7,7 @@
 
 use std::cell::Cell;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -47,7 +48,8 @@ fn round(pairs: usize) -> std::io::Result<[f64; 3]> {
     let events: Vec<_> = (0..pairs)
         .map(|i| {
             let (sockets, left, called) = (sockets.clone(), left.clone(), called.clone());
-            Event::new(&base, &sockets.clone()[i].0, kinds, move |_, _| {
+            let fd = sockets[i].0.as_raw_fd();
+            Event::new(&base, fd, kinds, move |_, _| {
                 called.set(called.get() + 1);
                 let mut byte = [0];
                 (&sockets[i].0).read_exact(&mut byte).expect("it is readable");

@@ -36,7 +36,7 @@ fn main() -> io::Result<()> {
     let addr = listener.local_addr()?;
 
     let conns = Conns::default();
-    let accept = Event::new(&base, &listener.try_clone()?, Kinds::READ | Kinds::PERSIST, {
+    let accept = Event::new(&base, listener.as_raw_fd(), Kinds::READ | Kinds::PERSIST, {
         let conns = conns.clone();
         move |event, _| {
             let base = event.base().expect("it runs");
@@ -61,7 +61,7 @@ fn main() -> io::Result<()> {
 fn open(base: &Base, conns: &Conns, stream: TcpStream) -> io::Result<()> {
     stream.set_nonblocking(true)?;
     stream.set_nodelay(true)?;
-    let event = Event::new(base, &stream, READING, ready(conns.clone()));
+    let event = Event::new(base, stream.as_raw_fd(), READING, ready(conns.clone()));
     event.attach(Some(IDLE))?;
     conns.borrow_mut().insert(stream.as_raw_fd(), Conn { stream, unsent: Vec::new(), event });
     Ok(())
@@ -86,7 +86,7 @@ fn ready(conns: Conns) -> impl FnMut(&Event, Kinds) {
         // No input is read while output waits.
         let kinds = if conn.unsent.is_empty() { READING } else { WRITING };
         if event.kinds() != kinds {
-            conn.event.assign(&conn.stream, kinds, ready(conns.clone()));
+            conn.event.assign(conn.stream.as_raw_fd(), kinds, ready(conns.clone()));
             if let Err(e) = conn.event.attach(Some(IDLE)) {
                 eprintln!("a connection: {e}");
                 all.remove(&event.fd());

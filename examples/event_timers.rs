@@ -8,6 +8,7 @@
 
 use std::io;
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 use wakewheel::event::{Base, Event, Kinds, Priority};
 use wakewheel::sleep;
@@ -29,7 +30,7 @@ fn main() -> io::Result<()> {
 
     // Reading, and a time-out that starts anew each time.
     let kinds = Kinds::READ | Kinds::TIMEOUT | Kinds::PERSIST;
-    let silence = Event::new(&base, &socket.try_clone()?, kinds, move |event, kinds| {
+    let silence = Event::new(&base, socket.as_raw_fd(), kinds, move |event, kinds| {
         let mut buf = [0; 1500];
         while let Ok((n, from)) = socket.recv_from(&mut buf) {
             println!("{n} bytes from {from}");

@@ -74,7 +74,7 @@ fn b60_a_one_shot_event_is_called_once_and_can_attach_itself_again() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
     let log = Log::default();
-    let event = Event::new(&base, &ours, READ, log.of("once"));
+    let event = Event::new(&base, ours.as_raw_fd(), READ, log.of("once"));
     event.attach(None).unwrap();
     theirs.write_all(b"a").unwrap();
     theirs.write_all(b"b").unwrap();
@@ -83,7 +83,7 @@ fn b60_a_one_shot_event_is_called_once_and_can_attach_itself_again() {
     assert!(!event.is_attached());
 
     let was_attached = Rc::new(Cell::new(true));
-    event.assign(&ours, READ, {
+    event.assign(ours.as_raw_fd(), READ, {
         let (log, was_attached) = (log.clone(), was_attached.clone());
         let mut times = 0;
         move |event, kinds| {
@@ -106,7 +106,7 @@ fn b61_a_level_triggered_event_is_called_in_every_iteration() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
     let log = Log::default();
-    let event = Event::new(&base, &ours, READ | PERSIST, log.of("level"));
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, log.of("level"));
     event.attach(None).unwrap();
     assert_eq!(iterate(&base, 2), 0);
     theirs.write_all(b"a").unwrap();
@@ -125,7 +125,7 @@ fn b61_an_edge_triggered_event_is_called_once_until_there_is_new_data() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
     let log = Log::default();
-    let event = Event::new(&base, &ours, READ | PERSIST | EDGE, log.of("edge"));
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST | EDGE, log.of("edge"));
     theirs.write_all(b"a").unwrap();
     event.attach(None).unwrap();
     assert_eq!(iterate(&base, 10), 1, "what was there before");
@@ -141,7 +141,7 @@ fn b61_an_edge_triggered_event_is_called_once_until_there_is_new_data() {
 fn b61_an_edge_triggered_event_ends_a_wait() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
-    let event = Event::new(&base, &ours, READ | PERSIST | EDGE, |_, _| {});
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST | EDGE, |_, _| {});
     event.attach(None).unwrap();
     let writer = thread::spawn(move || {
         for _ in 0..3 {
@@ -162,7 +162,7 @@ fn b62_priorities_come_first_and_within_one_what_was_first() {
     let log = Log::default();
     let sockets: Vec<_> = (0..5).map(|_| pair()).collect();
     for (i, name) in ["middle 1", "high 1", "low", "middle 2", "high 2"].into_iter().enumerate() {
-        let event = Event::new(&base, &sockets[i].0, READ | PERSIST, log.of(name));
+        let event = Event::new(&base, sockets[i].0.as_raw_fd(), READ | PERSIST, log.of(name));
         event.set_priority(match name.as_bytes()[0] {
             b'h' => Priority::High,
             b'm' => Priority::Middle,
@@ -183,10 +183,10 @@ fn b62_a_timer_of_high_priority_comes_before_io_of_the_middle_one_and_after_it_o
         let base = Base::new().unwrap();
         let (ours, mut theirs) = pair();
         let log = Log::default();
-        let timer = Event::new(&base, &-1, TIMEOUT, log.of("timer"));
+        let timer = Event::new(&base, -1, TIMEOUT, log.of("timer"));
         timer.set_priority(priority);
         timer.attach(Some(ms(2))).unwrap();
-        let event = Event::new(&base, &ours, READ, log.of("io"));
+        let event = Event::new(&base, ours.as_raw_fd(), READ, log.of("io"));
         event.attach(None).unwrap();
         theirs.write_all(b"x").unwrap();
         thread::sleep(ms(5));
@@ -200,7 +200,7 @@ fn b62_timers_of_one_iteration_fire_in_the_order_of_their_deadlines() {
     let base = Base::new().unwrap();
     let log = Log::default();
     for (name, time) in [("third", ms(3)), ("first", ms(1)), ("second", ms(2)), ("zeroth", ms(0))] {
-        Event::new(&base, &-1, TIMEOUT, log.of(name)).attach(Some(time)).unwrap();
+        Event::new(&base, -1, TIMEOUT, log.of(name)).attach(Some(time)).unwrap();
     }
     thread::sleep(ms(10));
     assert_eq!(iterate(&base, 1), 4);
@@ -213,10 +213,10 @@ fn b63_an_event_of_high_priority_that_is_always_ready_starves_nobody() {
     let (ours, mut theirs) = pair();
     let log = Log::default();
     theirs.write_all(b"x").unwrap();
-    let high = Event::new(&base, &ours, READ | PERSIST, log.of("high"));
+    let high = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, log.of("high"));
     high.set_priority(Priority::High);
     high.attach(None).unwrap();
-    let low = Event::new(&base, &-1, TIMEOUT | PERSIST, log.of("low"));
+    let low = Event::new(&base, -1, TIMEOUT | PERSIST, log.of("low"));
     low.set_priority(Priority::Low);
     low.attach(Some(Duration::ZERO)).unwrap();
     for _ in 0..5 {
@@ -231,11 +231,11 @@ fn b64_who_is_detached_in_the_same_batch_is_not_called() {
         let base = Base::new().unwrap();
         let sockets: Vec<_> = (0..2).map(|_| pair()).collect();
         let log = Log::default();
-        let io = Event::new(&base, &sockets[1].0, READ | PERSIST, log.of("io"));
-        let timer = Event::new(&base, &-1, TIMEOUT, log.of("timer"));
-        let ticker = Event::new(&base, &-1, TIMEOUT | PERSIST, log.of("ticker"));
+        let io = Event::new(&base, sockets[1].0.as_raw_fd(), READ | PERSIST, log.of("io"));
+        let timer = Event::new(&base, -1, TIMEOUT, log.of("timer"));
+        let ticker = Event::new(&base, -1, TIMEOUT | PERSIST, log.of("ticker"));
         let siblings = [io.clone(), timer.clone(), ticker.clone()];
-        let first = Event::new(&base, &sockets[0].0, READ, move |_, _| {
+        let first = Event::new(&base, sockets[0].0.as_raw_fd(), READ, move |_, _| {
             for sibling in &siblings {
                 sibling.detach().unwrap();
                 if again {
@@ -265,8 +265,8 @@ fn b65_a_second_reader_of_one_descriptor_is_refused() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
     let log = Log::default();
-    let first = Event::new(&base, &ours, READ | PERSIST, log.of("first"));
-    let second = Event::new(&base, &ours, READ | PERSIST, log.of("second"));
+    let first = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, log.of("first"));
+    let second = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, log.of("second"));
     first.attach(None).unwrap();
     assert!(matches!(second.attach(None), Err(Error::Exists)));
     theirs.write_all(b"x").unwrap();
@@ -285,8 +285,8 @@ fn b65_a_reader_and_a_writer_share_one_descriptor() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
     let log = Log::default();
-    let reader = Event::new(&base, &ours, READ | PERSIST, log.of("reader"));
-    let writer = Event::new(&base, &ours, WRITE | PERSIST, log.of("writer"));
+    let reader = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, log.of("reader"));
+    let writer = Event::new(&base, ours.as_raw_fd(), WRITE | PERSIST, log.of("writer"));
     reader.attach(None).unwrap();
     writer.attach(None).unwrap();
     assert_eq!(base.executor().reactor().sources_alive(), 1);
@@ -307,23 +307,23 @@ fn b65_a_reader_and_a_writer_share_one_descriptor() {
 fn b66_what_cannot_be_attached_or_detached_says_so_and_stays_as_it_was() {
     let base = Base::new().unwrap();
     let (ours, _theirs) = pair();
-    let event = Event::new(&base, &ours, READ, |_, _| {});
+    let event = Event::new(&base, ours.as_raw_fd(), READ, |_, _| {});
     event.attach(None).unwrap();
     assert!(matches!(event.attach(None), Err(Error::Exists)));
     event.detach().unwrap();
     assert!(matches!(event.detach(), Err(Error::NotExists)));
 
     for kinds in [Kinds::NONE, PERSIST, EDGE, READ | Kinds::SIGNAL] {
-        let none = Event::new(&base, &ours, kinds, |_, _| {});
+        let none = Event::new(&base, ours.as_raw_fd(), kinds, |_, _| {});
         assert!(matches!(none.attach(None), Err(Error::Invalid(_))), "{kinds:?}");
         assert!(!none.is_attached());
     }
 
     let number = ours.as_raw_fd();
     drop(ours);
-    let closed = Event::new(&base, &number, READ | TIMEOUT, |_, _| {});
+    let closed = Event::new(&base, number, READ | TIMEOUT, |_, _| {});
     // (Another test may have got the number meanwhile; -1 nobody gets.)
-    let nobody = Event::new(&base, &-1, READ | TIMEOUT, |_, _| {});
+    let nobody = Event::new(&base, -1, READ | TIMEOUT, |_, _| {});
     match nobody.attach(Some(Duration::ZERO)) {
         Err(Error::Io(e)) => assert!(e.to_string().contains("closed"), "{e}"),
         other => panic!("{other:?}"),
@@ -333,7 +333,7 @@ fn b66_what_cannot_be_attached_or_detached_says_so_and_stays_as_it_was() {
     drop(closed);
 
     let file = File::open("Cargo.toml").unwrap();
-    let regular = Event::new(&base, &file, READ, |_, _| {});
+    let regular = Event::new(&base, file.as_raw_fd(), READ, |_, _| {});
     match regular.attach(None) {
         Err(Error::Io(e)) => assert_eq!(e.kind(), io::ErrorKind::PermissionDenied),
         other => panic!("{other:?}"),
@@ -347,10 +347,10 @@ fn b67_a_time_out_of_zero_is_the_next_iteration_and_without_its_kind_there_is_no
     let base = Base::new().unwrap();
     let (ours, _theirs) = pair();
     let log = Log::default();
-    Event::new(&base, &ours, READ | TIMEOUT, log.of("with")).attach(Some(Duration::ZERO)).unwrap();
+    Event::new(&base, ours.as_raw_fd(), READ | TIMEOUT, log.of("with")).attach(Some(Duration::ZERO)).unwrap();
     assert_eq!(iterate(&base, 1), 1);
     assert_eq!(log.take(), [("with", TIMEOUT)]);
-    let without = Event::new(&base, &ours, READ, log.of("without"));
+    let without = Event::new(&base, ours.as_raw_fd(), READ, log.of("without"));
     without.attach(Some(Duration::ZERO)).unwrap();
     assert_eq!(without.deadline(), None);
     thread::sleep(ms(2));
@@ -361,7 +361,7 @@ fn b67_a_time_out_of_zero_is_the_next_iteration_and_without_its_kind_there_is_no
 fn b67_who_is_attached_with_zero_in_a_callback_is_called_in_the_next_iteration() {
     let base = Base::new().unwrap();
     let log = Log::default();
-    let second = Event::new(&base, &-1, TIMEOUT, log.of("second"));
+    let second = Event::new(&base, -1, TIMEOUT, log.of("second"));
     second.set_priority(Priority::Low);
     Event::timer(&base, move |_| second.attach(Some(Duration::ZERO)).unwrap())
         .attach(Some(Duration::ZERO))
@@ -379,9 +379,9 @@ fn b68_a_hang_up_is_told_to_reader_and_writer() {
     // No room to write: it is the hang-up that is told.
     while (&ours).write(&[0; 65536]).is_ok() {}
     let log = Log::default();
-    Event::new(&base, &ours, READ, log.of("reader")).attach(None).unwrap();
-    Event::new(&base, &ours, WRITE, log.of("writer")).attach(None).unwrap();
-    Event::new(&base, &ours, Kinds::PEER_CLOSED, log.of("closed")).attach(None).unwrap();
+    Event::new(&base, ours.as_raw_fd(), READ, log.of("reader")).attach(None).unwrap();
+    Event::new(&base, ours.as_raw_fd(), WRITE, log.of("writer")).attach(None).unwrap();
+    Event::new(&base, ours.as_raw_fd(), Kinds::PEER_CLOSED, log.of("closed")).attach(None).unwrap();
     assert_eq!(iterate(&base, 2), 0);
     drop(theirs);
     assert_eq!(iterate(&base, 1), 3);
@@ -394,7 +394,7 @@ fn b68_a_peer_that_closes_is_noticed_without_reading_and_data_is_not_that() {
         let base = Base::new().unwrap();
         let (mut client, server) = tcp_pair();
         let log = Log::default();
-        let event = Event::new(&base, &server, Kinds::PEER_CLOSED | kinds, log.of("closed"));
+        let event = Event::new(&base, server.as_raw_fd(), Kinds::PEER_CLOSED | kinds, log.of("closed"));
         event.attach(None).unwrap();
         client.write_all(b"unread").unwrap();
         thread::sleep(ms(5));
@@ -416,7 +416,7 @@ fn b69_non_blocking_returns_at_once_and_once_after_one_pass() {
     assert!(started.elapsed() < ms(1000));
 
     let log = Log::default();
-    Event::new(&base, &-1, TIMEOUT | PERSIST, log.of("tick")).attach(Some(ms(5))).unwrap();
+    Event::new(&base, -1, TIMEOUT | PERSIST, log.of("tick")).attach(Some(ms(5))).unwrap();
     let started = Instant::now();
     assert_eq!(base.run(Run::Once).unwrap(), 1);
     assert!(started.elapsed() >= ms(4));
@@ -429,7 +429,7 @@ fn b70_shutdown_from_a_callback_is_no_error_and_the_rest_is_called_when_it_goes_
     let log = Log::default();
     let stop = Event::timer(&base, |event| event.base().unwrap().shutdown());
     stop.attach(Some(Duration::ZERO)).unwrap();
-    Event::new(&base, &-1, TIMEOUT, log.of("rest")).attach(Some(Duration::ZERO)).unwrap();
+    Event::new(&base, -1, TIMEOUT, log.of("rest")).attach(Some(Duration::ZERO)).unwrap();
     base.dispatch().unwrap();
     assert!(log.take().is_empty());
     assert_eq!(iterate(&base, 1), 1);
@@ -440,7 +440,7 @@ fn b70_shutdown_from_a_callback_is_no_error_and_the_rest_is_called_when_it_goes_
 fn b70_shutdown_from_another_thread_ends_the_wait() {
     let base = Base::new().unwrap();
     let (ours, _theirs) = pair();
-    Event::new(&base, &ours, READ, |_, _| {}).attach(None).unwrap();
+    Event::new(&base, ours.as_raw_fd(), READ, |_, _| {}).attach(None).unwrap();
     for _ in 0..20 {
         let handle = base.handle();
         let other = thread::spawn(move || {
@@ -527,9 +527,9 @@ fn an_event_can_be_detached_attached_and_assigned_from_its_own_callback() {
     let log = Log::default();
     theirs.write_all(b"x").unwrap();
     let next = log.clone();
-    let event = Event::new(&base, &ours, READ | PERSIST, move |event, _| {
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, move |event, _| {
         next.of("before")(event, READ);
-        event.assign(&-1, TIMEOUT | PERSIST, next.of("after"));
+        event.assign(-1, TIMEOUT | PERSIST, next.of("after"));
         event.attach(Some(Duration::ZERO)).unwrap();
     });
     event.attach(None).unwrap();
@@ -544,7 +544,7 @@ fn the_next_file_with_the_number_gets_its_own_events() {
     let log = Log::default();
     for _ in 0..50 {
         let (ours, mut theirs) = pair();
-        let event = Event::new(&base, &ours, READ | PERSIST, log.of("event"));
+        let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, log.of("event"));
         event.attach(None).unwrap();
         theirs.write_all(b"x").unwrap();
         assert_eq!(iterate(&base, 1), 1);
@@ -564,7 +564,7 @@ fn an_idle_time_out_starts_anew_with_each_call() {
     let log = Log::default();
     let called = log.clone();
     let reader = ours.try_clone().unwrap();
-    let event = Event::new(&base, &ours, READ | TIMEOUT | PERSIST, move |event, kinds| {
+    let event = Event::new(&base, ours.as_raw_fd(), READ | TIMEOUT | PERSIST, move |event, kinds| {
         read_all(&reader);
         called.of("idle")(event, kinds);
     });
@@ -643,14 +643,14 @@ fn a_panic_goes_out_and_the_base_goes_on() {
     let log = Log::default();
     let mut panics = true;
     let called = log.clone();
-    let event = Event::new(&base, &ours, READ | PERSIST, move |event, kinds| {
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, move |event, kinds| {
         if std::mem::take(&mut panics) {
             panic!("on purpose");
         }
         called.of("after")(event, kinds);
     });
     event.attach(None).unwrap();
-    Event::new(&base, &-1, TIMEOUT, log.of("rest")).attach(Some(Duration::ZERO)).unwrap();
+    Event::new(&base, -1, TIMEOUT, log.of("rest")).attach(Some(Duration::ZERO)).unwrap();
     assert!(catch_unwind(AssertUnwindSafe(|| base.run(Run::Once))).is_err());
     assert_eq!(iterate(&base, 1), 2);
     assert_eq!(log.names(), ["rest", "after"]);
@@ -664,15 +664,15 @@ fn what_another_base_or_an_async_has_is_refused() {
     }
     let (ours, theirs) = pair();
     let (one, other) = (Base::new().unwrap(), Base::new().unwrap());
-    let event = Event::new(&one, &ours, READ, |_, _| {});
-    let second = Event::new(&other, &ours, WRITE, |_, _| {});
+    let event = Event::new(&one, ours.as_raw_fd(), READ, |_, _| {});
+    let second = Event::new(&other, ours.as_raw_fd(), WRITE, |_, _| {});
     event.attach(None).unwrap();
     assert!(matches!(second.attach(None), Err(Error::Exists)));
     event.detach().unwrap();
     second.attach(None).unwrap();
     second.detach().unwrap();
     let theirs = Async::new(theirs).unwrap();
-    let taken = Event::new(&one, &theirs, READ, |_, _| {});
+    let taken = Event::new(&one, theirs.as_raw_fd(), READ, |_, _| {});
     assert!(matches!(taken.attach(None), Err(Error::Exists)));
     drop(theirs);
 }
@@ -685,7 +685,7 @@ fn an_attempt_to_take_a_descriptor_does_not_disturb_the_one_who_has_it() {
     }
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
-    let event = Event::new(&base, &ours, READ | PERSIST, |_, _| {});
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, |_, _| {});
     event.attach(None).unwrap();
     assert!(Watch::new(&ours, Interest::READ, Trigger::Edge).is_err());
     theirs.write_all(b"x").unwrap();
@@ -696,8 +696,8 @@ fn an_attempt_to_take_a_descriptor_does_not_disturb_the_one_who_has_it() {
 fn edge_and_level_on_one_descriptor_are_refused() {
     let base = Base::new().unwrap();
     let (ours, _theirs) = pair();
-    let reader = Event::new(&base, &ours, READ | PERSIST, |_, _| {});
-    let writer = Event::new(&base, &ours, WRITE | PERSIST | EDGE, |_, _| {});
+    let reader = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, |_, _| {});
+    let writer = Event::new(&base, ours.as_raw_fd(), WRITE | PERSIST | EDGE, |_, _| {});
     reader.attach(None).unwrap();
     assert!(matches!(writer.attach(None), Err(Error::Invalid(_))));
     reader.detach().unwrap();
@@ -713,7 +713,7 @@ fn what_is_attached_is_freed_with_its_base_and_a_handle_that_is_left_does_no_har
         let base = Base::new().unwrap();
         let (a, b) = (alive.clone(), alive.clone());
         Event::timer(&base, move |_| drop(a.clone())).attach(Some(Duration::from_secs(100))).unwrap();
-        let event = Event::new(&base, &ours, READ, move |_, _| drop(b.clone()));
+        let event = Event::new(&base, ours.as_raw_fd(), READ, move |_, _| drop(b.clone()));
         event.attach(None).unwrap();
         event
     };
@@ -745,7 +745,7 @@ fn futures_and_events_share_a_base() {
     let (sender, receiver) = async_channel::unbounded();
     // A callback wakes a task, and the task, by its answer, an event.
     let reader = ours.try_clone().unwrap();
-    let event = Event::new(&base, &ours, READ | PERSIST, move |_, _| {
+    let event = Event::new(&base, ours.as_raw_fd(), READ | PERSIST, move |_, _| {
         sender.try_send(read_all(&reader)).unwrap();
     });
     event.attach(None).unwrap();
@@ -820,10 +820,10 @@ fn a_signal_is_told_to_all_its_events_and_does_what_it_did_before_afterwards() {
             let base = Base::new().unwrap();
             let log = Log::default();
             let persist = Kinds::SIGNAL | PERSIST;
-            let first = Event::new(&base, &libc::SIGUSR1, persist, log.of("first"));
-            let second = Event::new(&base, &libc::SIGUSR1, persist, log.of("second"));
-            let once = Event::new(&base, &libc::SIGUSR1, Kinds::SIGNAL, log.of("once"));
-            let other = Event::new(&base, &libc::SIGUSR2, persist, log.of("other"));
+            let first = Event::new(&base, libc::SIGUSR1, persist, log.of("first"));
+            let second = Event::new(&base, libc::SIGUSR1, persist, log.of("second"));
+            let once = Event::new(&base, libc::SIGUSR1, Kinds::SIGNAL, log.of("once"));
+            let other = Event::new(&base, libc::SIGUSR2, persist, log.of("other"));
             for event in [&first, &second, &once, &other] {
                 event.attach(None).unwrap();
             }
@@ -888,10 +888,12 @@ fn level_and_edge_hold_on_poll_whatever_the_environment_says() {
     let sockets: Vec<_> = (0..4).map(|_| pair()).collect();
     let log = Log::default();
     for (i, name) in ["a", "b", "c"].into_iter().enumerate() {
-        Event::new(&base, &sockets[i].0, READ | PERSIST, log.of(name)).attach(None).unwrap();
+        Event::new(&base, sockets[i].0.as_raw_fd(), READ | PERSIST, log.of(name)).attach(None).unwrap();
     }
     if Backend::NATIVE != Backend::Poll {
-        Event::new(&base, &sockets[3].0, READ | PERSIST | EDGE, log.of("edge")).attach(None).unwrap();
+        Event::new(&base, sockets[3].0.as_raw_fd(), READ | PERSIST | EDGE, log.of("edge"))
+            .attach(None)
+            .unwrap();
     }
     for (_, theirs) in sockets.iter().rev() {
         (&*theirs).write_all(b"x").unwrap();
@@ -907,7 +909,7 @@ fn ten_thousand_events_come_and_go() {
     let base = Base::new().unwrap();
     let (client, server): (TcpStream, TcpStream) = tcp_pair();
     let count = Rc::new(Cell::new(0));
-    let event = Event::new(&base, &server, WRITE, {
+    let event = Event::new(&base, server.as_raw_fd(), WRITE, {
         let count = count.clone();
         move |event, _| {
             count.set(count.get() + 1);

@@ -6,7 +6,7 @@ use crate::time::{Timer, now};
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Waker};
@@ -23,14 +23,14 @@ use std::time::{Duration, Instant};
 /// An idle time-out: the event is called when there is something to read, and when there has been nothing for a minute.
 ///
 /// ```no_run
-/// use std::{io::Read, net::TcpStream, time::Duration};
+/// use std::{io::Read, net::TcpStream, os::fd::AsRawFd, time::Duration};
 /// use wakewheel::event::{Base, Event, Kinds};
 ///
 /// let base = Base::new()?;
 /// let stream = TcpStream::connect("127.0.0.1:5000")?;
 /// stream.set_nonblocking(true)?;
 /// let kinds = Kinds::READ | Kinds::TIMEOUT | Kinds::PERSIST;
-/// let event = Event::new(&base, &stream.try_clone()?, kinds, move |event, kinds| {
+/// let event = Event::new(&base, stream.as_raw_fd(), kinds, move |event, kinds| {
 ///     let mut buf = [0; 1024];
 ///     if kinds.contains(Kinds::READ) && matches!((&stream).read(&mut buf), Ok(1..)) {
 ///         return;
@@ -68,19 +68,14 @@ pub(super) struct Inner {
 }
 
 impl Event {
-    /// An event for a descriptor, detached. `fd` is a reference to a number, or to whatever has one; for
-    /// [`Kinds::SIGNAL`] it is the number of the signal. Which kinds can be together, [`attach`](Event::attach) says.
+    /// An event for a descriptor, detached. `fd` is its number, by
+    /// [`as_raw_fd`](std::os::fd::AsRawFd); for [`Kinds::SIGNAL`], the number of the signal. Which kinds can be together, [`attach`](Event::attach) says.
     ///
     /// The callback is given the event, which knows its [descriptor](Event::fd), and what it was called for.
-    pub fn new(
-        base: &Base,
-        fd: &impl AsRawFd,
-        kinds: Kinds,
-        callback: impl FnMut(&Event, Kinds) + 'static,
-    ) -> Event {
+    pub fn new(base: &Base, fd: RawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) -> Event {
         Event(Rc::new(Inner {
             base: Rc::downgrade(&base.0),
-            fd: Cell::new(fd.as_raw_fd()),
+            fd: Cell::new(fd),
             kinds: Cell::new(kinds),
             priority: Cell::default(),
             callback: RefCell::new(Some(Box::new(callback))),
@@ -107,21 +102,21 @@ impl Event {
     /// # std::io::Result::Ok(())
     /// ```
     pub fn timer(base: &Base, mut callback: impl FnMut(&Event) + 'static) -> Event {
-        Event::new(base, &-1, Kinds::TIMEOUT, move |event, _| callback(event))
+        Event::new(base, -1, Kinds::TIMEOUT, move |event, _| callback(event))
     }
 
     /// An event that is called again and again, each time when the time that it is [attached](Event::attach) with has
     /// passed. The time is counted from the last deadline, so that the period does not depend on how long callbacks take;
     /// ticks that were missed are left out.
     pub fn ticker(base: &Base, mut callback: impl FnMut(&Event) + 'static) -> Event {
-        Event::new(base, &-1, Kinds::TIMEOUT | Kinds::PERSIST, move |event, _| callback(event))
+        Event::new(base, -1, Kinds::TIMEOUT | Kinds::PERSIST, move |event, _| callback(event))
     }
 
     /// An event that is called each time the process has got a signal. (If it comes several times in one iteration, once.)
     /// While such events are attached, the signal does not do what it did before. Several events, on several bases as
     /// well, may wait for the same one.
     pub fn signal(base: &Base, signal: i32, mut callback: impl FnMut(&Event) + 'static) -> Event {
-        Event::new(base, &signal, Kinds::SIGNAL | Kinds::PERSIST, move |event, _| callback(event))
+        Event::new(base, signal, Kinds::SIGNAL | Kinds::PERSIST, move |event, _| callback(event))
     }
 
     /// From now on, the base calls it. `timeout` counts only with [`Kinds::TIMEOUT`]; zero is the next iteration.
@@ -187,9 +182,9 @@ impl Event {
     }
 
     /// Makes it another event, with a new descriptor, kinds and callback. If it is attached, it is detached first.
-    pub fn assign(&self, fd: &impl AsRawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) {
+    pub fn assign(&self, fd: RawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) {
         let _ = self.detach();
-        self.0.fd.set(fd.as_raw_fd());
+        self.0.fd.set(fd);
         self.0.kinds.set(kinds);
         let old = self.0.callback.replace(Some(Box::new(callback)));
         // It may own anything: nothing is borrowed here.

@@ -3,13 +3,13 @@
 //!
 //! ```
 //! use std::io::{Read, Write};
+//! use std::os::fd::AsRawFd;
 //! use std::os::unix::net::UnixStream;
 //! use wakewheel::event::{Base, Event, Kinds};
 //!
 //! let base = Base::new()?;
 //! let (mut ours, mut theirs) = UnixStream::pair()?;
-//! let fd = ours.try_clone()?;
-//! let event = Event::new(&base, &fd, Kinds::READ, {
+//! let event = Event::new(&base, ours.as_raw_fd(), Kinds::READ, {
 //!     let base = base.clone();
 //!     move |_event, kinds| {
 //!         assert_eq!(kinds, Kinds::READ);

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 use wakewheel::event::{Base, Error, Event, Kinds, Priority, Run};
+use wakewheel::io::Signals;
 use wakewheel::reactor::{Backend, Interest, MockClock, Trigger, Watch};
 use wakewheel::{Async, LocalExecutor};
 
@@ -921,4 +922,102 @@ fn ten_thousand_events_come_and_go() {
     assert_eq!(count.get(), 10_000);
     assert_eq!(base.executor().reactor().sources_alive(), 1);
     drop(client);
+}
+
+// ---------------------------------------------------------------- what was added to the floors below
+
+#[test]
+fn a_watch_tells_of_a_level_in_each_turn_and_of_an_edge_once() {
+    for trigger in [Trigger::Level, Trigger::Edge] {
+        let (ours, mut theirs) = pair();
+        let executor = LocalExecutor::new().unwrap();
+        let mut watch = executor.enter(|| Watch::new(&ours, Interest::READ, trigger).unwrap());
+        assert_eq!((watch.interest(), watch.trigger()), (Interest::READ, trigger));
+        let mut ready = || {
+            let soon = async { wakewheel::timeout(ms(5), watch.ready()).await.map(Result::unwrap).ok() };
+            executor.block_on(soon)
+        };
+        assert_eq!(ready(), None);
+        theirs.write_all(b"a").unwrap();
+        assert_eq!(ready(), Some(Interest::READ));
+        assert_eq!(ready(), (trigger == Trigger::Level).then_some(Interest::READ));
+        theirs.write_all(b"b").unwrap();
+        assert_eq!(ready(), Some(Interest::READ));
+        drop(theirs);
+        assert_eq!(ready(), Some(Interest::READ));
+    }
+}
+
+#[test]
+fn a_watch_can_wait_for_something_else_and_moves_on_when_its_reactor_stops() {
+    let (ours, mut theirs) = pair();
+    let mut watch =
+        LocalExecutor::new().unwrap().enter(|| Watch::new(&ours, Interest::READ, Trigger::Level).unwrap());
+    let executor = LocalExecutor::new().unwrap();
+    executor.block_on(async {
+        theirs.write_all(b"a").unwrap();
+        assert_eq!(watch.ready().await.unwrap(), Interest::READ);
+        watch.set_interest(Interest::READ | Interest::WRITE).unwrap();
+        let mut found = Interest::NONE;
+        while found != Interest::READ | Interest::WRITE {
+            found |= watch.ready().await.unwrap();
+        }
+        watch.set_interest(Interest::CLOSED).unwrap();
+        assert!(wakewheel::timeout(ms(5), watch.ready()).await.is_err());
+        drop(theirs);
+        assert_eq!(watch.ready().await.unwrap(), Interest::CLOSED);
+        assert_eq!(watch.ready().await.unwrap(), Interest::CLOSED);
+    });
+    drop(watch);
+    Async::new(ours).unwrap();
+}
+
+#[test]
+fn a_turn_of_an_executor_waits_no_longer_than_it_may_and_a_task_that_is_ready_ends_the_wait() {
+    let executor = LocalExecutor::new().unwrap();
+    let started = Instant::now();
+    executor.turn(Some(ms(5))).unwrap();
+    assert!(started.elapsed() >= ms(5));
+    // A task that was started, one that another thread starts, and a notification.
+    let task = executor.spawn(async {});
+    executor.turn(None).unwrap();
+    assert!(task.is_finished());
+    let handle = executor.handle();
+    let other = thread::spawn(move || drop(handle.spawn(|| async {})));
+    other.join().unwrap();
+    executor.turn(None).unwrap();
+    executor.reactor().notify();
+    executor.turn(None).unwrap();
+    // Not inside of itself.
+    let inner = Rc::new(executor);
+    let task = inner.spawn({
+        let inner = inner.clone();
+        async move { catch_unwind(AssertUnwindSafe(|| inner.turn(None))).is_err() }
+    });
+    assert!(inner.block_on(task).unwrap());
+}
+
+#[test]
+fn signals_are_futures_too() {
+    in_a_process_of_its_own("signals_are_futures_too", || {
+        let mut signals = Signals::new([libc::SIGUSR1, libc::SIGUSR2]).unwrap();
+        for signal in [libc::SIGUSR2, libc::SIGUSR1] {
+            // SAFETY: no pointers; it is caught.
+            unsafe { libc::raise(signal) };
+        }
+        let expected = if libc::SIGUSR1 < libc::SIGUSR2 { libc::SIGUSR1 } else { libc::SIGUSR2 };
+        assert_eq!(wakewheel::block_on(signals.next()).unwrap(), expected);
+        let both = libc::SIGUSR1 + libc::SIGUSR2;
+        assert_eq!(wakewheel::block_on(signals.next()).unwrap(), both - expected);
+        let other = thread::spawn(|| {
+            thread::sleep(ms(5));
+            // SAFETY: as above.
+            unsafe { libc::kill(libc::getpid(), libc::SIGUSR1) };
+        });
+        assert_eq!(wakewheel::block_on(signals.next()).unwrap(), libc::SIGUSR1);
+        other.join().unwrap();
+        for wrong in [0, -1, 65, libc::SIGKILL, libc::SIGSEGV] {
+            assert_eq!(Signals::new([wrong]).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        }
+    });
 }

@@ -19,13 +19,15 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wakewheel::event;
 use wakewheel::evio;
 use wakewheel::executor::{self, CoreHandle, CoresBuilder, Panics, Stats};
+use wakewheel::io::Signals;
 use wakewheel::io::{
     Accepted, Addr, Chunk, Closed, Datagram, KeepAlive, Listener, RecvBatch, SocketOptions,
     Stream as Connection,
 };
-use wakewheel::reactor::{Backend, Handle, MockClock, Reactor, Turn};
+use wakewheel::reactor::{Backend, Handle, MockClock, Reactor, Turn, Watch};
 use wakewheel::time::{Elapsed, Timeout};
 use wakewheel::{
     Async, Cores, Interval, IoSafe, JoinError, JoinHandle, LocalExecutor, MissedTicks, Readable,
@@ -139,6 +141,12 @@ mod table {
     // Reactors. One belongs to one thread at a time, for its timers' sake.
     row!(Reactor:                          y n y y n);
     row!(Handle:                           y y y y y);
+    row!(Watch:                            y y y y y);
+    row!(Signals:                          y y y y y);
+    // Events belong to one thread; what stops them does not.
+    row!(event::Base:                      n n y n n);
+    row!(event::Event:                     n n y n n);
+    row!(event::BaseHandle:                y y y y y);
     row!(wakewheel::reactor::Builder:      y y y y y);
     row!(Backend:                          y y y y y);
     row!(MockClock:                        y y y y y);

@@ -279,6 +279,37 @@ fn b58_sending_is_activity_too() {
 }
 
 #[test]
+fn b58_a_wake_is_no_activity() {
+    let log = Log::<String>::new();
+    let (data, end) = (log.clone(), log.clone());
+    let events = Events::new()
+        .opened(|conn| {
+            let handle = conn.handle();
+            spawn_local(async move {
+                while handle.wake().is_ok() {
+                    wakewheel::sleep(20 * MS).await;
+                }
+            })
+            .detach();
+            Options::new().idle_timeout(200 * MS).into()
+        })
+        .data(move |conn, _| {
+            assert!(conn.is_wake());
+            data.note("wake");
+            Reply::none()
+        })
+        .closed(move |_, error| {
+            end.note(closed(error));
+            Action::None
+        });
+    let running = start(events, &["tcp://127.0.0.1:0"]);
+    running.connect(0).wait_for_the_end();
+    let log = log.wait(|log| log.last().is_some_and(|last| last != "wake"));
+    assert!(log.len() > 1 && log.last().unwrap() == "closed: TimedOut", "{log:?}");
+    running.stop();
+}
+
+#[test]
 fn b59_data_that_comes_with_the_end_of_the_idle_time_is_delivered() {
     const IDLE: Duration = Duration::from_millis(100);
     let log = Log::<(String, Instant)>::new();

@@ -511,7 +511,7 @@ impl<H: Handler> Connection<H> {
             if self.inner.has(WOKEN) {
                 self.inner.unset(WOKEN);
                 self.inner.set(WAKE);
-                self.hands(|hands| hands.data(&[]));
+                self.hands(|hands| hands.woken());
                 self.inner.unset(WAKE);
                 continue;
             }
@@ -788,7 +788,21 @@ impl<H: Handler> Borrowed<'_, H> {
         result
     }
 
-    /// Input, or a wake. The answer waits to be sent.
+    /// A wake, which is no sign of life of the peer, and leaves alone what was left of its input.
+    fn woken(&mut self) {
+        let reply = self.call(|handler, conn| handler.data(conn, &[]));
+        if self.inner.has(REST) {
+            let extras = self.inner.extras();
+            let left = mem::take(&mut extras.unread);
+            assert!(left == 0, "unread({left}), but a wake has no input");
+            if extras.rest.is_empty() {
+                self.inner.unset(REST);
+            }
+        }
+        self.answer(reply);
+    }
+
+    /// Input. The answer waits to be sent.
     #[cold]
     fn data(&mut self, input: &[u8]) {
         self.inner.touch();

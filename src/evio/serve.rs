@@ -3,6 +3,7 @@
 use super::addr::{Bound, Listen};
 use super::balance::Loops;
 use super::connection::Connection;
+use super::handle::Shared;
 use super::server::{Inner, Letter, lock};
 use super::transport::{Duplex, Transport};
 use super::udp::serve_udp;
@@ -569,6 +570,9 @@ impl<H: Handler> Loop<H> {
             },
             Letter::Dial { addr, timeout: limit, handle } => {
                 let lp = self.clone();
+                let counted = Counted(Some(self.clone()));
+                let dialing = Dialing(Some(handle.shared().clone()));
+                drop(handle);
                 spawn_local(async move {
                     let connected = match addr {
                         Ok(addrs) => connect(&addrs, limit).await,
@@ -576,8 +580,9 @@ impl<H: Handler> Loop<H> {
                     };
                     let peer =
                         connected.as_ref().ok().and_then(|stream| stream.peer_addr().ok()).map(Addr::from);
+                    counted.leave();
                     lp.start(connected, peer, Origin::Dialed, None, move |connection| {
-                        connection.with_handle(handle.shared().clone())
+                        connection.with_handle(dialing.end())
                     });
                 })
                 .detach();
@@ -622,6 +627,24 @@ impl<H: Handler> Drop for Counted<H> {
     fn drop(&mut self) {
         if let Some(lp) = &self.0 {
             lp.uncount();
+        }
+    }
+}
+
+/// What its handle is told if it is dropped: there will be no connection.
+struct Dialing(Option<Arc<Shared>>);
+
+impl Dialing {
+    /// There is one.
+    fn end(mut self) -> Arc<Shared> {
+        self.0.take().expect("it ends once")
+    }
+}
+
+impl Drop for Dialing {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.close();
         }
     }
 }

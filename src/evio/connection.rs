@@ -696,12 +696,17 @@ impl Inner {
         }
     }
 
+    /// How many bytes the callback has left, of an input of `len`.
+    fn take_unread(&mut self, len: usize) -> usize {
+        let left = mem::take(&mut self.extras().unread);
+        assert!(left <= len, "unread({left}), but the input had {len} bytes");
+        left
+    }
+
     #[cold]
     fn keep_rest(&mut self, input: &[u8]) {
-        let extras = self.extras();
-        let left = mem::take(&mut extras.unread);
-        assert!(left <= input.len(), "unread({left}), but the input had {} bytes", input.len());
-        extras.rest = input[input.len() - left..].to_vec();
+        let left = self.take_unread(input.len());
+        self.extras().rest = input[input.len() - left..].to_vec();
         if left == 0 {
             self.unset(REST);
         }
@@ -742,10 +747,10 @@ fn deliver<H: Handler>(
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
     let Reply { output, action } = handler.data(conn, input);
-    mem::forget(panics);
     if inner.has(REST) {
         inner.keep_rest(input);
     }
+    mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
         match Pin::new(&mut stream).poll_write(cx, out) {
@@ -790,14 +795,9 @@ impl<H: Handler> Borrowed<'_, H> {
 
     /// A wake, which is no sign of life of the peer, and leaves alone what was left of its input.
     fn woken(&mut self) {
-        let reply = self.call(|handler, conn| handler.data(conn, &[]));
-        if self.inner.has(REST) {
-            let extras = self.inner.extras();
-            let left = mem::take(&mut extras.unread);
-            assert!(left == 0, "unread({left}), but a wake has no input");
-            if extras.rest.is_empty() {
-                self.inner.unset(REST);
-            }
+        let (reply, _) = self.call_data(&[]);
+        if self.inner.has(REST) && self.inner.extras().rest.is_empty() {
+            self.inner.unset(REST);
         }
         self.answer(reply);
     }
@@ -813,11 +813,25 @@ impl<H: Handler> Borrowed<'_, H> {
             rest.extend_from_slice(input);
         }
         let input = if rest.is_empty() { input } else { &rest };
-        let reply = self.call(|handler, conn| handler.data(conn, input));
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
-        }
+        let (reply, left) = self.call_data(input);
         self.answer(reply);
+        if left > 0 {
+            // What was left before, and is again, is not copied: however often it is, that costs no more than its length.
+            let left = if left == rest.len() { rest } else { input[input.len() - left..].to_vec() };
+            self.inner.extras().rest = left;
+        } else {
+            self.inner.unset(REST);
+        }
+    }
+
+    /// The answer, and how much of the input it has left.
+    fn call_data<'i>(&mut self, input: &'i [u8]) -> (Reply<'i>, usize) {
+        let reply = self.call(|handler, conn| handler.data(conn, input));
+        // To leave more than there was is a panic of the callback.
+        let panics = self.lp.note_panics();
+        let left = if self.inner.has(REST) { self.inner.take_unread(input.len()) } else { 0 };
+        mem::forget(panics);
+        (reply, left)
     }
 
     fn opened(&mut self) {

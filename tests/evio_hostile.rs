@@ -55,7 +55,64 @@ fn what_a_callback_had_appended_before_it_left_too_much_goes_to_nobody() {
     }
 }
 
+#[test]
+fn a_connection_of_which_two_callbacks_panic_is_not_counted_for_ever() {
+    let events = Events::new()
+        .data(|_, _| -> Reply<'_> { panic!("as asked for") })
+        .closed(|_, _| panic!("and again"));
+    let running = start(events, &[ANY]);
+    let mut client = running.connect(0);
+    client.send("x");
+    client.wait_for_the_end();
+    eventually("it is not counted any more", || running.connections() == 0);
+    running.stop();
+}
+
+#[test]
+fn a_done_that_panics_leaves_out_no_other() {
+    for is_sent in [true, false] {
+        let log = Log::<String>::new();
+        let (data, end) = (log.clone(), log.clone());
+        let events = Events::new()
+            .data(move |conn, input| {
+                let handle = conn.handle();
+                for i in 0..3 {
+                    let data = data.clone();
+                    handle.write_then(b"x", move |result| {
+                        data.note(format!("{i} {}", result.is_ok()));
+                        assert!(i != 0, "as asked for");
+                    });
+                }
+                match input {
+                    b"panic" => panic!("as asked for"),
+                    _ => Reply::none(),
+                }
+            })
+            .closed(move |_, error| {
+                end.note(closed(error));
+                Action::None
+            });
+        let running = start(events, &[ANY]);
+        let mut client = running.connect(0);
+        client.send(if is_sent { "send" } else { "panic" });
+        client.wait_for_the_end();
+        let told = |i| format!("{i} {is_sent}");
+        assert_eq!(log.wait_for(4), [told(0), told(1), told(2), "closed: Other".into()]);
+        eventually("it is not counted any more", || running.connections() == 0);
+        running.stop();
+    }
+}
+
 // --------------------------------------------------------------------------------------------- for ever
+
+#[test]
+fn ticks_without_a_pause_hold_up_nobody() {
+    let events =
+        Events::new().data(|_, input| Reply::send(input)).tick(|_| (Duration::ZERO, Action::None));
+    let running = start(events, &[ANY]);
+    running.connect(0).ask("hello", "hello");
+    running.stop();
+}
 
 #[test]
 fn input_that_is_left_for_ever_is_not_copied_again_and_again() {
@@ -86,4 +143,52 @@ fn input_that_is_left_for_ever_is_not_copied_again_and_again() {
     running.stop();
 }
 
+#[test]
+fn a_half_closed_connection_that_somebody_holds_costs_no_time() {
+    let handles = Arc::new(Mutex::new(Vec::new()));
+    let events = Events::new()
+        .opened({
+            let handles = handles.clone();
+            move |conn| {
+                handles.lock().unwrap().push(conn.handle());
+                Options::new().half_close(HOUR).into()
+            }
+        })
+        .data(|_, input| Reply::send(input));
+    let running = start(events, &[ANY]);
+    let mut clients: Vec<_> = (0..4).map(|_| running.connect(0)).collect();
+    clients.iter_mut().for_each(|client| client.ask("hello", "hello"));
+    clients.iter().for_each(Client::finish);
+    // The loop has seen that by now.
+    running.connect(0).ask("hello", "hello");
+    let turns = || running.loop_handle(0).stats().turns;
+    let before = turns();
+    thread::sleep(200 * MS);
+    assert!(turns() - before < 20, "{} turns", turns() - before);
+    running.stop();
+}
+
 // --------------------------------------------------------------------------------------- several servers
+
+#[test]
+fn a_datagram_can_be_sent_from_closed_when_the_server_stops() {
+    let socket = udp("127.0.0.1");
+    let to = socket.local_addr().unwrap();
+    let events = Events::new().closed(move |conn, _| {
+        conn.server().send_to(1, b"good-bye", to).unwrap();
+        Action::None
+    });
+    let opened = Log::<()>::new();
+    let events = events.opened({
+        let opened = opened.clone();
+        move |_| {
+            opened.note(());
+            Action::None.into()
+        }
+    });
+    let running = start(events, &[ANY, "udp://127.0.0.1:0"]);
+    let _client = running.connect(0);
+    opened.wait_for(1);
+    running.stop();
+    assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 8);
+}

@@ -18,6 +18,7 @@ use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, SocketAddrV4};
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -248,7 +249,7 @@ impl Inner {
         if self.has(OPEN) {
             self.set(HANDLE);
         } else {
-            handle.shared().close();
+            handle.shared().refuse();
         }
         self.tell_addrs(transport, handle.shared());
         self.extras().shared = Some(handle.shared().clone());
@@ -616,7 +617,7 @@ impl<H: Handler> Connection<H> {
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
         if let Some(shared) = extras.shared.take() {
-            shared.close();
+            handle::fail_all(shared.close());
         }
         self.inner.unset(OPEN | HANDLE);
         let stream = DetachedStream::new(transport, rest);
@@ -636,12 +637,15 @@ impl<H: Handler> Connection<H> {
 
     /// The end of a connection under callbacks: all are told.
     fn finish(&mut self, error: Option<io::Error>) {
+        let mut told = Ok(());
         if let Some(extras) = &mut self.inner.extras {
-            let done = mem::take(&mut extras.done);
+            let mut done = mem::take(&mut extras.done);
             if let Some(shared) = &extras.shared {
-                shared.close();
+                done.append(&mut shared.close());
             }
-            handle::fail_all(done);
+            if !done.is_empty() {
+                told = catch_unwind(AssertUnwindSafe(|| handle::fail_all(done)));
+            }
         }
         if self.inner.has(ACTION) && self.inner.extras().action == Action::Shutdown {
             // It has failed before its output had gone.
@@ -653,6 +657,9 @@ impl<H: Handler> Connection<H> {
             action = self.hands(|hands| hands.call(|handler, conn| handler.closed(conn, error.as_ref())));
         }
         self.uncount(action);
+        if let Err(payload) = told {
+            resume_unwind(payload);
+        }
     }
 
     fn uncount(&mut self, action: Action) {
@@ -671,17 +678,24 @@ impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
         let panicked = self.lp.has_panicked();
         // `closed` may be the next to panic.
-        let _noted = AtEnd(self.lp.clone());
+        let _end = AtEnd { lp: self.lp.clone(), counted: self.inner.has(COUNTED) };
+        self.inner.unset(COUNTED);
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
         self.finish(error);
     }
 }
 
-struct AtEnd<H: Handler>(Rc<Loop<H>>);
+struct AtEnd<H: Handler> {
+    lp: Rc<Loop<H>>,
+    counted: bool,
+}
 
 impl<H: Handler> Drop for AtEnd<H> {
     fn drop(&mut self) {
-        self.0.has_panicked();
+        self.lp.has_panicked();
+        if self.counted {
+            self.lp.uncount();
+        }
     }
 }
 
@@ -949,8 +963,10 @@ impl<H: Handler> Connection<H> {
         let position = extras.position;
         let gone = extras.done.iter().take_while(|(end, _)| *end <= position).count();
         let gone: Vec<_> = extras.done.drain(..gone).collect();
-        for (_, done) in gone {
-            done(Ok(()));
+        if !gone.is_empty() {
+            let panics = self.lp.note_panics();
+            handle::tell_all(gone, || Ok(()));
+            mem::forget(panics);
         }
     }
 }

@@ -644,7 +644,7 @@ impl Dialing {
 impl Drop for Dialing {
     fn drop(&mut self) {
         if let Some(shared) = &self.0 {
-            shared.close();
+            shared.refuse();
         }
     }
 }

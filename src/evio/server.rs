@@ -257,7 +257,7 @@ impl Letter {
     /// Nobody will read it.
     pub fn refuse(self) {
         if let Letter::Dial { handle, .. } = self {
-            handle.shared().close();
+            handle.shared().refuse();
         }
     }
 }

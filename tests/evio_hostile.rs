@@ -103,6 +103,66 @@ fn a_done_that_panics_leaves_out_no_other() {
     }
 }
 
+static CONTEXTS_FAIL: AtomicBool = AtomicBool::new(false);
+
+struct Delicate;
+
+impl Default for Delicate {
+    fn default() -> Delicate {
+        assert!(!CONTEXTS_FAIL.swap(false, SeqCst), "the first is not made");
+        Delicate
+    }
+}
+
+#[test]
+fn a_context_that_cannot_be_made_costs_its_connection() {
+    for loops in [1, 2] {
+        let events = Events::with_context::<Delicate>().num_loops(loops).data(|_, input| Reply::send(input));
+        let running = start(events, &[ANY]);
+        // One for each loop.
+        for _ in 0..loops {
+            CONTEXTS_FAIL.store(true, SeqCst);
+            running.connect(0).wait_for_the_end();
+            assert!(!CONTEXTS_FAIL.load(SeqCst));
+        }
+        for _ in 0..loops {
+            running.connect(0).ask("still here", "still here");
+        }
+        CONTEXTS_FAIL.store(true, SeqCst);
+        let handle = running.dial(&running.addr(0).to_string(), HOUR).unwrap();
+        eventually("the handle says so", || handle.is_closed());
+        eventually("none is counted any more", || running.connections() == 0);
+        CONTEXTS_FAIL.store(false, SeqCst);
+        running.stop();
+    }
+}
+
+#[test]
+fn a_server_that_has_panicked_has_stopped() {
+    let (sender, server) = mpsc::channel();
+    let (go, may_go) = mpsc::channel::<()>();
+    let may_go = Mutex::new(may_go);
+    let events = Events::new()
+        .serving(move |server| {
+            sender.send(server.clone()).unwrap();
+            Action::None
+        })
+        .tick(move |_| {
+            may_go.lock().unwrap().recv().unwrap();
+            panic!("as asked for");
+        });
+    let serving = Serving::start(move || evio::serve(events, [ANY]));
+    let server = server.recv().unwrap();
+    // It will not be read.
+    let dialed = server.dial("tcp://127.0.0.1:1", HOUR).unwrap();
+    go.send(()).unwrap();
+    assert!(serving.end().is_err());
+    assert!(server.is_stopping());
+    assert!(dialed.is_closed());
+    assert_eq!(server.connections(), 0);
+    assert!(server.dial("tcp://127.0.0.1:1", HOUR).is_err());
+}
+
 // --------------------------------------------------------------------------------------------- for ever
 
 #[test]
@@ -169,6 +229,39 @@ fn a_half_closed_connection_that_somebody_holds_costs_no_time() {
 }
 
 // --------------------------------------------------------------------------------------- several servers
+
+#[test]
+fn a_server_inside_of_a_callback_does_not_disturb_the_loop_around_it() {
+    let log = Log::<thread::ThreadId>::new();
+    let opened = log.clone();
+    let events = Events::new()
+        .num_loops(2)
+        .opened(move |conn| {
+            if conn.origin() == Origin::Attached {
+                opened.note(thread::current().id());
+                return Action::Close.into();
+            }
+            let inner = Events::new().serving(|_| Action::Shutdown);
+            evio::serve(inner, [ANY]).unwrap();
+            Action::Detach.into()
+        })
+        .detached({
+            let log = log.clone();
+            move |conn, stream| {
+                log.note(thread::current().id());
+                let server = conn.server().clone();
+                server.attach(stream, ()).unwrap();
+                Action::None
+            }
+        });
+    let running = start(events, &[ANY]);
+    for i in 1..=4 {
+        running.connect(0).wait_for_the_end();
+        let log = log.wait_for(2 * i);
+        assert_eq!(log[2 * i - 2], log[2 * i - 1], "it stays on its loop");
+    }
+    running.stop();
+}
 
 #[test]
 fn a_datagram_can_be_sent_from_closed_when_the_server_stops() {

@@ -18,6 +18,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex, Weak};
@@ -518,11 +519,15 @@ impl<H: Handler> Loop<H> {
         finish: impl FnOnce(Connection<H>) -> Connection<H> + 'static,
     ) {
         let lp = self.clone();
-        let context = H::Context::default();
+        // If one of the functions that it needs panics, there never is a connection.
+        let counted = Counted(Some(self.clone()));
+        let context = match catch_unwind(H::Context::default) {
+            Ok(context) => context,
+            // What calls this has other connections to see to. A task that panics is what the executor has its rules for.
+            Err(payload) => return spawn_local(async { resume_unwind(payload) }).detach(),
+        };
         match (self.filter.clone(), stream) {
             (Some(filter), Ok(stream)) => {
-                // If one of the two functions panics, there never is a connection.
-                let counted = Counted(Some(self.clone()));
                 let task = async move {
                     let local = stream.local_addr().map(Addr::from);
                     let local = local.ok().filter(|local| (filter.should)(local, peer.as_ref()));
@@ -541,6 +546,7 @@ impl<H: Handler> Loop<H> {
                 spawn_local(task).detach();
             }
             (_, stream) => {
+                counted.leave();
                 let transport = stream.map(Transport::Plain);
                 spawn_local(finish(Connection::new(lp, transport, peer, origin, addr_index, context)))
                     .detach();
@@ -701,6 +707,7 @@ async fn run_loop<H: Handler>(
     let inner = &plan.inner;
     inner.set_core(index, current());
     plan.all_here.wait();
+    let _end = OnEnd::new(inner, index);
     let handler = make(index);
     let lp = Rc::new(Loop {
         watches_writes: handler.watches_writes(),
@@ -713,7 +720,6 @@ async fn run_loop<H: Handler>(
         filter: builder.filter.clone(),
         async_fns: builder.async_addrs.iter().map(|(_, handler)| handler.clone()).collect(),
     });
-    let _current = SetCurrent::new(inner, index);
 
     if index == 0 {
         let action = lp.hands.borrow_mut().handler.serving(&lp.server);
@@ -750,18 +756,26 @@ async fn run_loop<H: Handler>(
     drain(builder.grace).await;
 }
 
-struct SetCurrent;
+/// A loop, while it runs on this thread. Whatever ends it, also a panic: then the server stops, and nobody waits for it.
+struct OnEnd<'a> {
+    inner: &'a Inner,
+    index: usize,
+    /// A callback may have called `serve`.
+    outer: Option<(Weak<Inner>, usize)>,
+}
 
-impl SetCurrent {
-    fn new(inner: &Arc<Inner>, index: usize) -> SetCurrent {
-        CURRENT.set(Some((Arc::downgrade(inner), index)));
-        SetCurrent
+impl<'a> OnEnd<'a> {
+    fn new(inner: &'a Arc<Inner>, index: usize) -> OnEnd<'a> {
+        let outer = CURRENT.replace(Some((Arc::downgrade(inner), index)));
+        OnEnd { inner, index, outer }
     }
 }
 
-impl Drop for SetCurrent {
+impl Drop for OnEnd<'_> {
     fn drop(&mut self) {
-        CURRENT.set(None);
+        CURRENT.set(self.outer.take());
+        self.inner.stop();
+        self.inner.close(self.index);
     }
 }
 

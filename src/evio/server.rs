@@ -379,6 +379,7 @@ impl Inner {
         let letters = {
             let mut letters = lock(&self.loops[index].letters);
             letters.closed = true;
+            letters.waker = None;
             std::mem::take(&mut letters.letters)
         };
         for letter in letters {

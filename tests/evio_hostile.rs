@@ -166,12 +166,169 @@ fn a_server_that_has_panicked_has_stopped() {
 // --------------------------------------------------------------------------------------------- for ever
 
 #[test]
+fn a_write_of_nothing_is_done_as_well() {
+    let log = Log::<String>::new();
+    let data = log.clone();
+    let events = Events::new().data(move |conn, _| {
+        let data = data.clone();
+        conn.handle().write_then(b"", move |result| data.note(format!("{result:?}")));
+        Reply::none()
+    });
+    let running = start(events, &[ANY]);
+    let mut client = running.connect(0);
+    client.send("x");
+    assert_eq!(log.wait_for(1), ["Ok(())"]);
+    running.stop();
+}
+
+#[test]
+fn a_connection_that_wakes_itself_for_ever_holds_up_nobody() {
+    fn again(handle: ConnHandle) {
+        let next = handle.clone();
+        handle.write_then(b"", move |result| {
+            if result.is_ok() {
+                again(next);
+            }
+        });
+    }
+    for way in ["wake", "handle", "done"] {
+        let events = Events::new().data(move |conn, input| {
+            if !conn.is_wake() && input != b"begin" {
+                return Reply::send(input);
+            }
+            match way {
+                "wake" => conn.wake(),
+                "handle" => conn.handle().wake().unwrap(),
+                _ => again(conn.handle()),
+            }
+            Reply::none()
+        });
+        let running = start(events, &[ANY]);
+        let mut client = running.connect(0);
+        client.send("begin");
+        for _ in 0..3 {
+            running.connect(0).ask("hello", "hello");
+        }
+        running.stop();
+    }
+}
+
+#[test]
 fn ticks_without_a_pause_hold_up_nobody() {
     let events =
         Events::new().data(|_, input| Reply::send(input)).tick(|_| (Duration::ZERO, Action::None));
     let running = start(events, &[ANY]);
     running.connect(0).ask("hello", "hello");
     running.stop();
+}
+
+/// Sends so much that waits to be sent.
+const MUCH: usize = 8 << 20;
+
+#[test]
+fn an_idle_timeout_that_is_set_late_does_not_replace_the_linger_time() {
+    let log = Log::<String>::new();
+    let end = log.clone();
+    let events = Events::new()
+        .opened(|_| Options::new().linger(50 * MS).into())
+        .data(|_, _| Reply::send(vec![0; MUCH]).then(Action::Close))
+        .post_write(|conn, _, _| conn.set_options(Options::new().idle_timeout(HOUR)).unwrap())
+        .closed(move |_, error| {
+            end.note(closed(error));
+            Action::None
+        });
+    let running = start(events, &[ANY]);
+    let mut client = running.connect(0);
+    client.send("x");
+    assert_eq!(log.wait_for(1), ["closed: TimedOut"]);
+    running.stop();
+}
+
+#[test]
+fn the_end_of_the_half_close_time_does_not_undo_a_detach() {
+    let log = Log::<String>::new();
+    let (detached, end) = (log.clone(), log.clone());
+    let handles = Arc::new(Mutex::new(Vec::new()));
+    let events = Events::new()
+        .opened({
+            let handles = handles.clone();
+            move |conn| {
+                handles.lock().unwrap().push(conn.handle());
+                Options::new().half_close(100 * MS).into()
+            }
+        })
+        .data(|conn, _| match conn.is_wake() {
+            true => Reply::send(vec![0; MUCH]).then(Action::Detach),
+            false => Reply::send("hello"),
+        })
+        .detached(move |_, stream| {
+            detached.note("detached");
+            drop(stream);
+            Action::None
+        })
+        .closed(move |_, error| {
+            end.note(closed(error));
+            Action::None
+        });
+    let running = start(events, &[ANY]);
+    let mut client = running.connect(0);
+    client.ask("hello", "hello");
+    let handle = handles.lock().unwrap()[0].clone();
+    client.finish();
+    // The loop has seen that by now.
+    let mut other = running.connect(0);
+    other.ask("hello", "hello");
+    handle.wake().unwrap();
+    // That the time has passed is all that this waits for.
+    thread::sleep(300 * MS);
+    assert_eq!(client.receive_all().len(), MUCH);
+    assert_eq!(log.wait_for(1), ["detached"]);
+    running.stop();
+}
+
+/// A filter that cannot say good-bye.
+struct Stubborn(Stream);
+
+impl AsyncRead for Stubborn {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stubborn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+#[test]
+fn a_filter_that_cannot_end_has_the_linger_time() {
+    for by_the_peer in [true, false] {
+        let log = Log::<String>::new();
+        let end = log.clone();
+        let builder = Builder::new().translate(|_, _| true, async |stream| Ok(Stubborn(stream)));
+        let events = Events::new()
+            .choices(builder)
+            .opened(|_| Options::new().linger(50 * MS).into())
+            .data(|_, _| Action::Close.into())
+            .closed(move |_, error| {
+                end.note(closed(error));
+                Action::None
+            });
+        let running = start(events, &[ANY]);
+        let mut client = running.connect(0);
+        if by_the_peer { client.finish() } else { client.send("x") }
+        assert_eq!(log.wait_for(1), ["closed: TimedOut"]);
+        running.stop();
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::serve::{Hands, Loop};
 use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
+use crate::reactor::budget;
 use crate::time::Timer;
 use futures_io::AsyncWrite;
 use std::future::Future;
@@ -216,7 +217,7 @@ impl Inner {
         if let Some(idle) = options.idle_timeout {
             self.extras().idle = Some(idle);
             self.set(IDLE);
-            self.arm(Due::Idle, idle);
+            self.touch();
         }
         if let Some(bytes) = options.high_water {
             self.extras().high_water = bytes;
@@ -424,7 +425,9 @@ impl<H: Handler> Connection<H> {
             Due::Linger => {
                 self.inner.fail(timed_out("the peer did not read the last output within the linger time"))
             }
-            Due::HalfClose => self.inner.close_later(Action::Close),
+            // Or else there is an answer under way, and it is known what comes after that.
+            Due::HalfClose if !self.inner.has(ACTION) => self.inner.close_later(Action::Close),
+            Due::HalfClose => {}
             Due::Drain => self.inner.set(FAILED),
         }
         Poll::Ready(())
@@ -480,6 +483,9 @@ impl<H: Handler> Connection<H> {
                 if stopping && !self.inner.has(ACTION) {
                     self.inner.close_later(Action::Close);
                 }
+                // Who is told of the end of a write may write again.
+                ready!(budget::is_left(cx));
+                budget::spend();
                 if self.flush(cx).is_pending() {
                     ready!(self.wait(cx));
                 }
@@ -510,6 +516,9 @@ impl<H: Handler> Connection<H> {
                 continue;
             }
             if self.inner.has(WOKEN) {
+                // It may wake itself again.
+                ready!(budget::is_left(cx));
+                budget::spend();
                 self.inner.unset(WOKEN);
                 self.inner.set(WAKE);
                 self.hands(|hands| hands.woken());
@@ -571,6 +580,10 @@ impl<H: Handler> Connection<H> {
             Some(transport) => match transport.poll_close(cx) {
                 Poll::Ready(_) => {}
                 Poll::Pending => {
+                    if self.inner.extras().due != Due::Linger {
+                        let linger = self.inner.extras().linger;
+                        self.inner.arm(Due::Linger, linger);
+                    }
                     ready!(self.wait(cx));
                     return Poll::Ready(None);
                 }
@@ -947,8 +960,10 @@ impl<H: Handler> Connection<H> {
         let before = extras.position + extras.held() as u64;
         let mut done = Vec::new();
         let (base, taken) = shared.take_writes(&mut extras.unsent, &mut done);
+        // Also if it is only a write of nothing: somebody wants to know when that is done.
+        let news = taken > 0 || !done.is_empty();
         extras.done.extend(done.into_iter().map(|(end, done)| (before + (end - base), done)));
-        if taken > 0 {
+        if news {
             self.inner.set(UNSENT);
         }
     }

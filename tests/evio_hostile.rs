@@ -57,9 +57,8 @@ fn what_a_callback_had_appended_before_it_left_too_much_goes_to_nobody() {
 
 #[test]
 fn a_connection_of_which_two_callbacks_panic_is_not_counted_for_ever() {
-    let events = Events::new()
-        .data(|_, _| -> Reply<'_> { panic!("as asked for") })
-        .closed(|_, _| panic!("and again"));
+    let events =
+        Events::new().data(|_, _| -> Reply<'_> { panic!("as asked for") }).closed(|_, _| panic!("and again"));
     let running = start(events, &[ANY]);
     let mut client = running.connect(0);
     client.send("x");
@@ -215,8 +214,7 @@ fn a_connection_that_wakes_itself_for_ever_holds_up_nobody() {
 
 #[test]
 fn ticks_without_a_pause_hold_up_nobody() {
-    let events =
-        Events::new().data(|_, input| Reply::send(input)).tick(|_| (Duration::ZERO, Action::None));
+    let events = Events::new().data(|_, input| Reply::send(input)).tick(|_| (Duration::ZERO, Action::None));
     let running = start(events, &[ANY]);
     running.connect(0).ask("hello", "hello");
     running.stop();
@@ -290,13 +288,21 @@ fn the_end_of_the_half_close_time_does_not_undo_a_detach() {
 struct Stubborn(Stream);
 
 impl AsyncRead for Stubborn {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut [u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Stubborn {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }
 
@@ -325,7 +331,11 @@ fn a_filter_that_cannot_end_has_the_linger_time() {
             });
         let running = start(events, &[ANY]);
         let mut client = running.connect(0);
-        if by_the_peer { client.finish() } else { client.send("x") }
+        if by_the_peer {
+            client.finish()
+        } else {
+            client.send("x")
+        }
         assert_eq!(log.wait_for(1), ["closed: TimedOut"]);
         running.stop();
     }
@@ -388,6 +398,22 @@ fn a_half_closed_connection_that_somebody_holds_costs_no_time() {
 // --------------------------------------------------------------------------------------- several servers
 
 #[test]
+fn no_two_connections_of_a_process_have_one_number() {
+    let ids = Log::<u64>::new();
+    let events = |ids: &Log<u64>| {
+        let ids = ids.clone();
+        Events::new().opened(move |conn| {
+            ids.note(conn.id());
+            Action::None.into()
+        })
+    };
+    let servers: Vec<_> = (0..2).map(|_| start(events(&ids), &[ANY])).collect();
+    let _clients: Vec<_> = servers.iter().map(|server| server.connect(0)).collect();
+    let ids = ids.wait_for(2);
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[test]
 fn a_server_inside_of_a_callback_does_not_disturb_the_loop_around_it() {
     let log = Log::<thread::ThreadId>::new();
     let opened = log.clone();
@@ -421,6 +447,17 @@ fn a_server_inside_of_a_callback_does_not_disturb_the_loop_around_it() {
 }
 
 #[test]
+fn a_server_that_has_ended_holds_no_udp_socket() {
+    let running = start(Events::new(), &["udp://127.0.0.1:0"]);
+    let (server, addr): (Server<()>, _) = (running.clone(), running.addr(0).socket_addr().unwrap());
+    assert_eq!(server.send_to(0, b"x", addr).unwrap(), 1);
+    running.stop();
+    UdpSocket::bind(addr).expect("nobody has it");
+    assert_eq!(server.send_to(0, b"x", addr).unwrap_err().kind(), ErrorKind::NotConnected);
+    assert_eq!(server.send_to(1, b"x", addr).unwrap_err().kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
 fn a_datagram_can_be_sent_from_closed_when_the_server_stops() {
     let socket = udp("127.0.0.1");
     let to = socket.local_addr().unwrap();
@@ -441,4 +478,58 @@ fn a_datagram_can_be_sent_from_closed_when_the_server_stops() {
     opened.wait_for(1);
     running.stop();
     assert_eq!(socket.recv(&mut [0; 100]).unwrap(), 8);
+}
+
+#[test]
+fn an_address_for_futures_is_not_for_datagrams() {
+    let called = Arc::new(AtomicUsize::new(0));
+    let builder = Builder::new().listen_async("udp://127.0.0.1:0", |_, _| async {});
+    let events = Events::new().choices(builder).serving({
+        let called = called.clone();
+        move |_| {
+            called.fetch_add(1, SeqCst);
+            Action::Shutdown
+        }
+    });
+    let error = evio::serve(events, [ANY]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("\"udp://127.0.0.1:0\""), "{error}");
+    assert_eq!(called.load(SeqCst), 0);
+}
+
+#[test]
+fn a_stream_that_is_attached_after_stop_comes_back() {
+    let log = Log::<bool>::new();
+    let detached = log.clone();
+    let events = Events::new().opened(|_| Action::Detach.into()).detached(move |conn, stream| {
+        conn.server().stop();
+        detached.note(conn.server().attach(stream, ()).is_err());
+        Action::None
+    });
+    let running = start(events, &[ANY]);
+    let _client = running.connect(0);
+    assert_eq!(log.wait_for(1), [true]);
+    running.join().unwrap();
+}
+
+#[test]
+fn the_choice_of_nodelay_is_for_dialed_connections_too() {
+    use std::os::fd::AsFd;
+    for on in [true, false] {
+        let log = Log::<bool>::new();
+        let opened = log.clone();
+        let events = Events::new()
+            .choices(Builder::new().nodelay(on))
+            .opened(|_| Action::Detach.into())
+            .detached(move |_, stream| {
+                let (stream, _) = stream.into_parts().unwrap();
+                let stream = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned().unwrap());
+                opened.note(stream.nodelay().unwrap());
+                Action::None
+            });
+        let running = start(events, &[ANY]);
+        running.dial(&running.addr(0).to_string(), HOUR).unwrap();
+        assert_eq!(log.wait_for(2), [on, on]);
+        running.stop();
+    }
 }

@@ -220,7 +220,7 @@ fn b05_close_from_opened() {
     for i in 0..2 {
         let mut client = server.connect_to(i);
         client.send(b"in vain");
-        assert!(client.to_end() == out, "all of the output, and then the end");
+        assert!(client.read_all() == out, "all of the output, and then the end");
         assert_eq!(server.log.wait_closed(i + 1), vec![None; i + 1]);
     }
     assert_eq!(server.stop().data(), 0);
@@ -237,9 +237,9 @@ fn b06_detach_from_opened() {
     let server = start(events, &[TCP, &unix(&dir)]);
     for i in 0..2 {
         let mut client = server.connect_to(i);
-        assert_eq!(client.to_end(), b"bye from a thread");
+        assert_eq!(client.read_all(), b"bye from a thread");
     }
-    assert_eq!(server.server.connections(), 0);
+    eventually("they count no more", || server.server.connections() == 0);
     let log = server.stop();
     assert_eq!((log.opened(), log.detached(), log.closed(), log.data()), (2, 2, 0, 0));
 }
@@ -263,7 +263,7 @@ fn b07_without_callbacks_input_is_discarded_and_the_end_seen() {
         let now = core.stats();
         (now.tasks_alive, now.sources_alive) == (before.tasks_alive, before.sources_alive)
     });
-    assert_eq!(server.server.connections(), 0);
+    eventually("they count no more", || server.server.connections() == 0);
     server.stop();
 }
 
@@ -404,7 +404,7 @@ fn b12_a_client_that_has_ended_its_side_gets_the_whole_answer() {
         client.take_little();
         client.send(b"?");
         client.end();
-        assert!(client.to_end() == out, "all of the output, and then the end");
+        assert!(client.read_all() == out, "all of the output, and then the end");
         assert_eq!(server.log.wait_closed(i + 1), vec![None; i + 1]);
     }
     server.stop();
@@ -413,21 +413,24 @@ fn b12_a_client_that_has_ended_its_side_gets_the_whole_answer() {
 /// The server answers 100 ms after the client has ended its side, by what `answer` does with a handle.
 fn late_answer(
     half_close: Option<Duration>,
+    expected: &[u8],
     answer: impl Fn(&ConnHandle) + Send + Sync + Clone + 'static,
-) -> Vec<u8> {
+) {
     let options = half_close.map_or(Options::new(), |time| Options::new().half_close(time));
-    let ended = Signal::new();
+    let (ended, has_read) = (Signal::new(), Signal::new());
     let events = Events::new().opened(move |_| options.clone().into()).data({
-        let ended = ended.clone();
+        let (ended, has_read) = (ended.clone(), has_read.clone());
         move |conn, _| {
             if conn.is_wake() {
                 return Reply::send(b"late");
             }
-            let (handle, ended, answer) = (conn.handle(), ended.clone(), answer.clone());
+            let (handle, ended, has_read, answer) =
+                (conn.handle(), ended.clone(), has_read.clone(), answer.clone());
             thread::spawn(move || {
                 ended.wait("the client has ended its side");
                 thread::sleep(100 * MS);
                 answer(&handle);
+                has_read.wait("the client has read the answer");
             });
             Reply::none()
         }
@@ -438,21 +441,25 @@ fn late_answer(
     eventually("it is read", || server.log.data() == 1);
     client.end();
     ended.give();
-    let started = Instant::now();
-    let all = client.to_end();
-    assert!(started.elapsed() < PATIENCE / 2, "the end comes with the last handle, or the grace");
+    client.expect(expected);
+    if expected.is_empty() {
+        // Though there is a handle.
+        client.expect_end();
+    }
+    // The handle goes, and with it whoever may have something to say.
+    has_read.give();
+    client.expect_end();
     assert_eq!(server.log.wait_closed(1), [None]);
     server.stop();
-    all
 }
 
 #[test]
 fn b13_a_late_answer_by_a_handle_reaches_a_client_that_has_ended_its_side() {
     let long = Some(10 * PATIENCE);
-    assert_eq!(late_answer(long, |handle| handle.write(b"late").unwrap()), b"late");
-    assert_eq!(late_answer(long, |handle| handle.wake().unwrap()), b"late");
+    late_answer(long, b"late", |handle| handle.write(b"late").unwrap());
+    late_answer(long, b"late", |handle| handle.wake().unwrap());
     // There is a grace by default.
-    assert_eq!(late_answer(None, |handle| drop(handle.write(b"late"))), b"late");
+    late_answer(None, b"late", |handle| drop(handle.write(b"late")));
 }
 
 #[test]
@@ -462,7 +469,7 @@ fn b13_without_half_close_it_is_closed_at_once() {
         let refused = refused.clone();
         move |handle: &ConnHandle| *refused.lock().unwrap() = handle.write(b"late").err().map(|e| e.kind())
     };
-    assert_eq!(late_answer(Some(Duration::ZERO), write), b"");
+    late_answer(Some(Duration::ZERO), b"", write);
     eventually("it was told", || *refused.lock().unwrap() == Some(ErrorKind::NotConnected));
 }
 
@@ -473,12 +480,17 @@ fn b13_the_grace_ends_though_a_handle_is_kept() {
         let kept = kept.clone();
         move |conn| {
             *kept.lock().unwrap() = Some(conn.handle());
-            Options::new().half_close(50 * MS).into()
+            Options::new().half_close(200 * MS).into()
         }
     });
     let server = start(events, &[TCP]);
     let mut client = server.connect();
     client.end();
+    #[cfg(target_os = "linux")]
+    {
+        let load = server.clock.load_during(150 * MS);
+        assert!(load < 0.2, "it waits: {load}");
+    }
     client.expect_end();
     assert_eq!(server.log.wait_closed(1), [None]);
     server.stop();
@@ -605,6 +617,7 @@ fn b17_signals_disturb_nothing() {
         let done = AtomicBool::new(false);
         let pattern = pattern(1_048_573);
         thread::scope(|scope| {
+            let _end = SetOnDrop(&done);
             // To the loop's thread, so that each hits it.
             scope.spawn(|| {
                 while !done.load(SeqCst) {

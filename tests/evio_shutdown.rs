@@ -477,6 +477,46 @@ fn b84_what_a_callback_had_appended_before_it_panicked_goes_to_nobody() {
 }
 
 #[test]
+fn b84_to_leave_more_input_than_there_is_is_a_panic_of_the_callback() {
+    let log = Log::<String>::new();
+    for idle_timeout in [false, true] {
+        let end = log.clone();
+        let events = Events::new()
+            .opened(move |_| match idle_timeout {
+                true => Options::new().idle_timeout(HOUR).into(),
+                false => Opened::default(),
+            })
+            .data(|conn, input| {
+                if conn.is_wake() || input == b"too much" {
+                    conn.out.extend_from_slice(b"a secret");
+                    conn.unread(input.len() + 1);
+                }
+                if input == b"wake" {
+                    conn.wake();
+                }
+                Reply::send(if input == b"hello" { input } else { b"" })
+            })
+            .closed(move |_, error| {
+                end.note(closed(error));
+                Action::None
+            });
+        let running = start(events, &[ANY]);
+        let mut other = running.connect(0);
+        other.ask("hello", "hello");
+        for message in ["too much", "wake"] {
+            let before = log.len();
+            let mut client = running.connect(0);
+            client.send(message);
+            client.wait_for_the_end();
+            assert_eq!(log.wait_for(before + 1)[before], "closed: Other", "{message}");
+            other.ask("hello", "hello");
+        }
+        running.stop();
+        assert_eq!(log.wait(|log| log.len() % 3 == 0).last().unwrap(), "closed");
+    }
+}
+
+#[test]
 fn b84_a_panic_in_opened_and_a_second_one_in_closed() {
     let log = Log::<String>::new();
     let end = log.clone();

@@ -4,127 +4,22 @@
 
 #[path = "common/dir.rs"]
 mod dir;
+#[path = "common/program.rs"]
+mod program;
 
 use dir::Dir;
+use program::{PATIENCE, Program, connect};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, Receiver};
-use std::thread::{self, JoinHandle};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 use wakewheel::block_on;
 use wakewheel::io::SocketOptions;
-
-/// Long enough for the slowest machine: it only passes when a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Where cargo puts an example, seen from this test program.
-fn path(example: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(example);
-    assert!(path.exists(), "{} is missing: `cargo build --examples` makes it", path.display());
-    path
-}
-
-/// An example that runs. Killed with the value.
-struct Program {
-    child: Child,
-    lines: Receiver<String>,
-    errors: Option<JoinHandle<String>>,
-}
-
-impl Program {
-    fn start(example: &str, args: &[&str]) -> Program {
-        Program::start_in(example, args, None)
-    }
-
-    /// With this in the environment as the backend to use.
-    fn start_in(example: &str, args: &[&str], backend: Option<&OsStr>) -> Program {
-        let mut command = Command::new(path(example));
-        command.envs(backend.map(|backend| ("WAKEWHEEL_BACKEND", backend)));
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            let _ =
-                BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line));
-        });
-        let errors = thread::spawn(move || {
-            let mut text = String::new();
-            let _ = stderr.read_to_string(&mut text);
-            text
-        });
-        Program { child, lines, errors: Some(errors) }
-    }
-
-    /// The next line that it prints.
-    #[track_caller]
-    fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("another line")
-    }
-
-    /// The address of a server, which it prints first.
-    #[track_caller]
-    fn listening_on(&self) -> String {
-        let line = self.line();
-        line.strip_prefix("listening on ").unwrap_or_else(|| panic!("an address in {line:?}")).to_string()
-    }
-
-    #[track_caller]
-    fn tcp_addr(&self) -> SocketAddr {
-        let addr: SocketAddr = self.listening_on().parse().unwrap();
-        assert_ne!(addr.port(), 0);
-        addr
-    }
-
-    fn signal(&self, signal: libc::c_int) {
-        // SAFETY: it touches no memory. The child has not been waited for, so the number is its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, signal) }, 0);
-    }
-
-    /// Waits for its end. Returns that, and what it wrote to standard error.
-    #[track_caller]
-    fn wait(mut self) -> (ExitStatus, String) {
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not end");
-            thread::sleep(Duration::from_millis(5));
-        };
-        (status, self.errors.take().unwrap().join().unwrap())
-    }
-
-    /// Asks it to end, which it has to do without a complaint.
-    #[track_caller]
-    fn end(self) {
-        self.signal(libc::SIGTERM);
-        let (status, errors) = self.wait();
-        assert_eq!((status.code(), errors.as_str()), (Some(0), ""));
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-#[track_caller]
-fn connect(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
-    stream
-}
 
 /// Sends bytes and gets the same back, and nothing else before the end.
 #[track_caller]
@@ -196,7 +91,7 @@ fn wrong_arguments_are_told_what_to_write() {
         ("unix_echo", &["/tmp/without-a-scheme"], "unix:/path"),
         ("echo", &["--cores", "0"], "at least 1"),
         ("chat", &["--cores", "0"], "at least 1"),
-        ("echo", &["--busy-poll", "5x"], "write a time like 50us or 2ms"),
+        ("echo", &["--busy-poll", "5x"], "write a time like 50us, 2ms or 30s"),
         ("echo", &["--backend", "telepathy"], "or \"poll\""),
         ("timers", &["4000000000"], "a number up to 1000000"),
     ] {

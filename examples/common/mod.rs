@@ -56,11 +56,11 @@ pub fn cores(text: &str) -> Result<usize, &'static str> {
     text.parse().ok().filter(|&cores| cores > 0).ok_or("write how many cores, at least 1")
 }
 
-/// `50us` or `2ms`.
+/// `50us`, `2ms` or `30s`.
 pub fn duration(text: &str) -> Result<Duration, &'static str> {
     let number = |unit| text.strip_suffix(unit).and_then(|number: &str| number.parse().ok());
     let (us, ms) = (number("us").map(Duration::from_micros), number("ms").map(Duration::from_millis));
-    us.or(ms).ok_or("write a time like 50us or 2ms")
+    us.or(ms).or(number("s").map(Duration::from_secs)).ok_or("write a time like 50us, 2ms or 30s")
 }
 
 /// Ctrl-C and SIGTERM, which from now on do not kill the process.

@@ -209,6 +209,9 @@ impl Inner {
     }
 
     pub fn unread(&mut self, len: usize) {
+        if len == 0 && !self.has(REST) {
+            return;
+        }
         self.extras().unread = len;
         self.set(REST);
     }
@@ -457,6 +460,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
+        let mut woken = false;
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -516,14 +520,19 @@ impl<H: Handler> Connection<H> {
                 continue;
             }
             if self.inner.has(WOKEN) {
-                // It may wake itself again.
-                ready!(budget::is_left(cx));
-                budget::spend();
-                self.inner.unset(WOKEN);
-                self.inner.set(WAKE);
-                self.hands(|hands| hands.woken());
-                self.inner.unset(WAKE);
-                continue;
+                if !woken {
+                    woken = true;
+                    self.inner.unset(WOKEN);
+                    self.inner.set(WAKE);
+                    self.hands(|hands| hands.woken());
+                    self.inner.unset(WAKE);
+                    continue;
+                }
+                // It wakes itself again and again: its input has its turn before that, and so have all others.
+                cx.waker().wake_by_ref();
+                if self.inner.has(ENDED) {
+                    return Poll::Pending;
+                }
             }
             if self.inner.has(ENDED) {
                 if self.inner.is_expected_to_answer() {

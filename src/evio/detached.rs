@@ -120,6 +120,40 @@ impl DetachedStream {
         self.rest.get()
     }
 
+    /// Gives bytes back that were read and not used: they are read again, first. For what a parser or a
+    /// [`BufReader`](https://docs.rs/futures-lite/latest/futures_lite/io/struct.BufReader.html) has read too much, before the
+    /// stream goes back [under the callbacks](super::Server::attach).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+    /// use wakewheel::{Async, evio::DetachedStream};
+    ///
+    /// wakewheel::block_on(async {
+    ///     let (stream, mut peer) = Async::<std::os::unix::net::UnixStream>::pair()?;
+    ///     peer.write_all(b"first\nsecond\n").await?;
+    ///
+    ///     let mut reader = BufReader::new(DetachedStream::from(stream));
+    ///     let mut line = String::new();
+    ///     reader.read_line(&mut line).await?;
+    ///     let too_much = reader.buffer().to_vec();
+    ///     let mut stream = reader.into_inner();
+    ///     stream.unread(&too_much);
+    ///
+    ///     let mut rest = [0; 7];
+    ///     stream.read_exact(&mut rest).await?;
+    ///     assert_eq!((line.as_str(), &rest), ("first\n", b"second\n"));
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let mut all = bytes.to_vec();
+        all.extend_from_slice(self.rest.get());
+        self.rest = Rest { bytes: all, start: 0 };
+    }
+
     /// The address of this side.
     ///
     /// # Errors

@@ -233,13 +233,17 @@ impl<C> Server<C> {
     /// # Errors
     ///
     /// `WouldBlock` if the socket's buffer is full; `InvalidInput` if there is no UDP socket at this index; `NotConnected`
-    /// if the server has ended; what the kernel says.
+    /// if the server does not serve yet ([`serving`](super::Handler::serving) comes before that), or has ended; what the
+    /// kernel says.
     pub fn send_to(&self, addr_index: usize, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        let Some(socket) = self.inner.sockets.get(addr_index).and_then(OnceLock::get) else {
+        let Some(Addr::Udp(_)) = self.inner.addrs.get(addr_index) else {
             let text = format!("address {addr_index} of this server is not a UDP socket");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         };
-        let socket = socket.upgrade().ok_or_else(stops)?;
+        let socket = self.inner.sockets[addr_index].get().and_then(Weak::upgrade).ok_or_else(|| {
+            let text = "the server does not serve yet, or has ended";
+            io::Error::new(io::ErrorKind::NotConnected, text)
+        })?;
         super::udp::send_to(socket.get_ref(), bytes, to)
     }
 

@@ -6,8 +6,8 @@ use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -51,6 +51,15 @@ impl Signal {
         let result = receiver.recv_timeout(PATIENCE);
         self.0.lock().unwrap().1 = Some(receiver);
         assert!(result.is_ok(), "never: {what}");
+    }
+}
+
+/// Ends threads that look at it, also when a test fails while they run.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
     }
 }
 
@@ -184,7 +193,7 @@ pub struct Running<C: 'static> {
     pub log: Arc<Log>,
     /// Of its first loop.
     pub clock: Clock,
-    result: mpsc::Receiver<thread::Result<io::Result<()>>>,
+    thread: Mutex<Option<thread::JoinHandle<io::Result<()>>>>,
 }
 
 /// Serves on a thread, and waits until `serving` has been called.
@@ -208,19 +217,12 @@ where
     let addrs: Vec<String> = addrs.iter().map(|addr| addr.as_ref().to_owned()).collect();
     let log = Arc::new(Log::default());
     let (serving, is_serving) = mpsc::channel();
-    let (done, result) = mpsc::channel();
     let probe = Probe { handler, log: log.clone(), serving };
-    thread::Builder::new()
-        .name("server".into())
-        .spawn(move || {
-            let served = catch_unwind(AssertUnwindSafe(|| evio::serve(probe, addrs)));
-            let _ = done.send(served);
-        })
-        .unwrap();
+    let thread = thread::Builder::new().name("server".into()).spawn(move || evio::serve(probe, addrs))?;
     match is_serving.recv_timeout(PATIENCE) {
-        Ok((server, clock)) => Ok(Running { server, log, clock, result }),
+        Ok((server, clock)) => Ok(Running { server, log, clock, thread: Mutex::new(Some(thread)) }),
         Err(mpsc::RecvTimeoutError::Timeout) => panic!("serving is never called"),
-        Err(_) => match result.recv_timeout(PATIENCE).expect("an end of the thread") {
+        Err(_) => match thread.join() {
             Ok(Ok(())) => panic!("it has ended without serving"),
             Ok(Err(e)) => Err(e),
             Err(payload) => resume_unwind(payload),
@@ -247,21 +249,19 @@ impl<C: 'static> Running<C> {
 
     /// Has `serve` returned?
     pub fn has_ended(&self) -> bool {
-        // Its result stays where `join` finds it only if there is none.
-        match self.result.try_recv() {
-            Err(mpsc::TryRecvError::Empty) => false,
-            _ => true,
-        }
+        self.thread.lock().unwrap().as_ref().is_none_or(thread::JoinHandle::is_finished)
     }
 
     /// Waits for the end that something else brings about.
     #[track_caller]
     pub fn join(self) -> io::Result<()> {
-        match self.result.recv_timeout(PATIENCE) {
-            Ok(Ok(result)) => result,
-            Ok(Err(payload)) => resume_unwind(payload),
-            Err(e) => panic!("serve does not return ({e}): {:?}, {:?}", self.server, self.log),
+        let started = Instant::now();
+        while !self.has_ended() {
+            assert!(started.elapsed() < PATIENCE, "serve does not return: {:?}, {:?}", self.server, self.log);
+            thread::sleep(Duration::from_micros(200));
         }
+        let thread = self.thread.lock().unwrap().take().expect("it is joined once");
+        thread.join().unwrap_or_else(|payload| resume_unwind(payload))
     }
 
     /// Stops it without an error, and says what has happened: all that was opened was closed or detached.
@@ -271,6 +271,8 @@ impl<C: 'static> Running<C> {
         let log = self.log.clone();
         self.join().expect("no error");
         assert_eq!(log.opened(), log.closed() + log.detached(), "an end for each beginning: {log:?}");
+        let closed = log.wait_closed(0);
+        assert!(!closed.contains(&Some(ErrorKind::Other)), "a callback has panicked: {log:?}");
         log
     }
 }
@@ -400,7 +402,7 @@ impl Client {
 
     /// All that comes, and the end of it.
     #[track_caller]
-    pub fn to_end(&mut self) -> Vec<u8> {
+    pub fn read_all(&mut self) -> Vec<u8> {
         let mut all = Vec::new();
         if let Err(e) = self.read_to_end(&mut all) {
             panic!("after {} bytes: {e} ({:?})", all.len(), e.kind());
@@ -410,7 +412,7 @@ impl Client {
 
     #[track_caller]
     pub fn expect_end(&mut self) {
-        let rest = self.to_end();
+        let rest = self.read_all();
         assert!(
             rest.is_empty(),
             "the end, and not {} bytes: {}…",

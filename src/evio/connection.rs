@@ -460,7 +460,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut woken = false;
+        let (mut woken, mut answers) = (false, false);
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -526,11 +526,13 @@ impl<H: Handler> Connection<H> {
                     self.inner.set(WAKE);
                     self.hands(|hands| hands.woken());
                     self.inner.unset(WAKE);
+                    answers = self.inner.has(UNSENT);
                     continue;
                 }
                 // It wakes itself again and again: its input has its turn before that, and so have all others.
                 cx.waker().wake_by_ref();
-                if self.inner.has(ENDED) {
+                if self.inner.has(ENDED) && answers {
+                    // There is no more input, but a peer that waits for all of an answer.
                     return Poll::Pending;
                 }
             }

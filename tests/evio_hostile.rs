@@ -552,3 +552,89 @@ fn the_choice_of_nodelay_is_for_dialed_connections_too() {
         running.stop();
     }
 }
+
+#[test]
+fn what_belonged_to_a_server_is_gone_when_serve_returns() {
+    // A context that has a handle of its own connection, and a handler that has the server.
+    #[derive(Default)]
+    struct Mine {
+        handle: Option<ConnHandle>,
+        alive: Option<Arc<()>>,
+    }
+    let (alive, server) = (Arc::new(()), Arc::new(Mutex::new(None::<Server<Mine>>)));
+    let log = Log::<()>::new();
+    let events = Events::with_context::<Mine>()
+        .num_loops(2)
+        .opened({
+            let (alive, server, log) = (alive.clone(), server.clone(), log.clone());
+            move |conn| {
+                conn.context.handle = Some(conn.handle());
+                conn.context.alive = Some(alive.clone());
+                *server.lock().unwrap() = Some(conn.server().clone());
+                log.note(());
+                Action::None.into()
+            }
+        })
+        .data(|conn, input| {
+            let handle = conn.handle();
+            // What waits for the end of a write may own the connection as well.
+            conn.handle().write_then(input, move |_| drop(handle));
+            Reply::none()
+        });
+    let running = start(events, &[ANY]);
+    let mut clients: Vec<_> = (0..4).map(|_| running.connect(0)).collect();
+    log.wait_for(4);
+    clients.iter_mut().for_each(|client| client.ask("hello", "hello"));
+    // Dialed as well.
+    running.dial(&running.addr(0).to_string(), HOUR).unwrap();
+    log.wait_for(6);
+    running.stop();
+    // This and that of the closure, which `server` in it does not keep.
+    assert_eq!(Arc::strong_count(&alive), 1);
+    assert_eq!(server.lock().unwrap().as_ref().unwrap().connections(), 0);
+}
+
+#[test]
+fn a_server_runs_inside_of_other_executors() {
+    let serve = || {
+        let (sender, done) = mpsc::channel();
+        let sender = Mutex::new(sender);
+        let events = Events::new()
+            .serving(move |server| {
+                let (server, addr) = (server.clone(), server.addrs()[0].clone());
+                thread::spawn(move || {
+                    helper::Client::connect(&addr).ask("hello", "hello");
+                    server.stop();
+                });
+                Action::None
+            })
+            .data(|_, input| Reply::send(input))
+            .closed(move |_, _| {
+                sender.lock().unwrap().send(()).unwrap();
+                Action::None
+            });
+        evio::serve(events, [ANY]).unwrap();
+        done.recv().unwrap();
+    };
+    // Twice on one thread, and in each of what may run there.
+    serve();
+    serve();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async { serve() });
+    wakewheel::block_on(async { serve() });
+    wakewheel::LocalExecutor::new().unwrap().block_on(async {
+        let task = wakewheel::spawn_local(async move { serve() });
+        task.await.unwrap();
+        wakewheel::sleep(MS).await;
+    });
+}
+
+#[test]
+fn times_beyond_all_time_are_for_ever() {
+    let forever = Options::new().idle_timeout(Duration::MAX).linger(Duration::MAX).half_close(Duration::MAX);
+    let events = Events::new().opened(move |_| forever.clone().into()).data(|_, input| Reply::send(input));
+    let running = start(events, &[ANY]);
+    running.connect(0).ask("hello", "hello");
+    let handle = running.dial(&running.addr(0).to_string(), Duration::MAX).unwrap();
+    eventually("it is there", || handle.local_addr().is_some());
+    running.stop();
+}

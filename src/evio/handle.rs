@@ -134,7 +134,9 @@ impl ConnHandle {
         Ok(())
     }
 
-    /// Sends `bytes`, after all that was to be sent before: what one thread writes keeps its order.
+    /// Sends `bytes`, after all that was to be sent before: what one thread writes keeps its order. (In a callback of the
+    /// connection itself, what the callback answers goes before that.) When the connection ends, what has not gone is lost;
+    /// [`write_then`](ConnHandle::write_then) tells.
     ///
     /// # Errors
     ///

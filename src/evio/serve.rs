@@ -201,7 +201,11 @@ impl<C: Default + 'static> Builder<C> {
     /// handshake. The connection is [`opened`](Handler::opened) after that. `should` is asked for each connection, with the
     /// address of this side and that of the peer.
     ///
-    /// When the filter fails, or what it made does, [`closed`](Handler::closed) is told.
+    /// When the filter fails, or what it made does, [`closed`](Handler::closed) is told. A filter that waits for a peer which
+    /// says nothing waits for ever: give it a [`timeout`].
+    ///
+    /// Connections that are [attached](Server::attach) come as they are, and so do those of
+    /// [`listen_async`](Builder::listen_async).
     ///
     /// # Examples
     ///

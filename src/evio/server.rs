@@ -193,7 +193,8 @@ impl<C> Server<C> {
     /// an [`error`](super::Conn::error), and [`closed`](super::Handler::closed) with the same. So it is with an address that
     /// cannot be understood.
     ///
-    /// A host name is looked up in a thread, which blocks nobody else. Its addresses are tried in their order.
+    /// A host name is looked up in a thread, which blocks nobody else; how long that may take is the system's choice, and not
+    /// in `timeout`. Its addresses are tried in their order.
     ///
     /// # Errors
     ///

@@ -137,6 +137,20 @@ fn a_context_that_cannot_be_made_costs_its_connection() {
 }
 
 #[test]
+fn a_context_of_datagrams_that_cannot_be_made_is_an_error_of_serve() {
+    struct Never;
+    impl Default for Never {
+        fn default() -> Never {
+            panic!("as asked for")
+        }
+    }
+    let events = Events::with_context::<Never>();
+    let serving = Serving::start(move || evio::serve(events, ["udp://127.0.0.1:0"]));
+    let error = serving.join().unwrap_err();
+    assert!(error.to_string().contains("address 0"), "{error}");
+}
+
+#[test]
 fn a_server_that_has_panicked_has_stopped() {
     let (sender, server) = mpsc::channel();
     let (go, may_go) = mpsc::channel::<()>();

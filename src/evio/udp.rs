@@ -21,7 +21,15 @@ const LEN_MAX: usize = 64 * 1024;
 
 /// Serves one UDP socket, which belongs to this loop.
 pub(super) async fn serve_udp<H: Handler>(lp: Rc<Loop<H>>, socket: Arc<Async<UdpSocket>>, addr_index: usize) {
-    let mut context = H::Context::default();
+    let mut context = match catch_unwind(H::Context::default) {
+        Ok(context) => context,
+        Err(payload) => {
+            // There is nothing that it could serve, and nobody would know.
+            let text = format!("the context of the datagrams of address {addr_index} has panicked");
+            lp.server.inner().fail(io::Error::other(text));
+            resume_unwind(payload);
+        }
+    };
     let mut batch = RecvBatch::new(BATCH, LEN_MAX);
     loop {
         match socket.recv_batch(&mut batch).await {

@@ -220,6 +220,16 @@ impl Listen {
         self.reuse_port && !matches!(self.place, Place::Unix(_))
     }
 
+    /// Is it for datagrams?
+    pub fn is_udp(&self) -> bool {
+        matches!(self.place, Place::Udp(_))
+    }
+
+    /// It is for datagrams, and should not be.
+    pub fn not_a_stream(&self) -> io::Error {
+        invalid(format!("cannot listen on {:?}: datagrams are for callbacks, see `Handler::data`", self.text))
+    }
+
     /// Has a host to be looked up?
     pub fn is_a_name(&self) -> bool {
         matches!(&self.place, Place::Tcp(Inet { host: Host::Name(_), .. }))

@@ -11,6 +11,7 @@ use super::serve::{Hands, Loop};
 use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
+use crate::reactor::budget;
 use crate::time::Timer;
 use futures_io::AsyncWrite;
 use std::future::Future;
@@ -18,6 +19,7 @@ use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, SocketAddrV4};
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -218,7 +220,7 @@ impl Inner {
         if let Some(idle) = options.idle_timeout {
             self.extras().idle = Some(idle);
             self.set(IDLE);
-            self.arm(Due::Idle, idle);
+            self.touch();
         }
         if let Some(bytes) = options.high_water {
             self.extras().high_water = bytes;
@@ -251,7 +253,7 @@ impl Inner {
         if self.has(OPEN) {
             self.set(HANDLE);
         } else {
-            handle.shared().close();
+            handle.shared().refuse();
         }
         self.tell_addrs(transport, handle.shared());
         self.extras().shared = Some(handle.shared().clone());
@@ -426,7 +428,9 @@ impl<H: Handler> Connection<H> {
             Due::Linger => {
                 self.inner.fail(timed_out("the peer did not read the last output within the linger time"))
             }
-            Due::HalfClose => self.inner.close_later(Action::Close),
+            // Or else there is an answer under way, and it is known what comes after that.
+            Due::HalfClose if !self.inner.has(ACTION) => self.inner.close_later(Action::Close),
+            Due::HalfClose => {}
             Due::Drain => self.inner.set(FAILED),
         }
         Poll::Ready(())
@@ -456,7 +460,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut woken = false;
+        let (mut woken, mut answers) = (false, false);
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -483,6 +487,9 @@ impl<H: Handler> Connection<H> {
                 if stopping && !self.inner.has(ACTION) {
                     self.inner.close_later(Action::Close);
                 }
+                // Who is told of the end of a write may write again.
+                ready!(budget::is_left(cx));
+                budget::spend();
                 if self.flush(cx).is_pending() {
                     ready!(self.wait(cx));
                 }
@@ -519,10 +526,15 @@ impl<H: Handler> Connection<H> {
                     self.inner.set(WAKE);
                     self.hands(|hands| hands.woken());
                     self.inner.unset(WAKE);
+                    answers = self.inner.has(UNSENT);
                     continue;
                 }
                 // It wakes itself again and again: its input has its turn before that, and so have all others.
                 cx.waker().wake_by_ref();
+                if self.inner.has(ENDED) && answers {
+                    // There is no more input, but a peer that waits for all of an answer.
+                    return Poll::Pending;
+                }
             }
             if self.inner.has(ENDED) {
                 if self.inner.is_expected_to_answer() {
@@ -579,6 +591,10 @@ impl<H: Handler> Connection<H> {
             Some(transport) => match transport.poll_close(cx) {
                 Poll::Ready(_) => {}
                 Poll::Pending => {
+                    if self.inner.extras().due != Due::Linger {
+                        let linger = self.inner.extras().linger;
+                        self.inner.arm(Due::Linger, linger);
+                    }
                     ready!(self.wait(cx));
                     return Poll::Ready(None);
                 }
@@ -625,7 +641,7 @@ impl<H: Handler> Connection<H> {
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
         if let Some(shared) = extras.shared.take() {
-            shared.close();
+            handle::fail_all(shared.close());
         }
         self.inner.unset(OPEN | HANDLE);
         let stream = DetachedStream::new(transport, rest);
@@ -645,12 +661,15 @@ impl<H: Handler> Connection<H> {
 
     /// The end of a connection under callbacks: all are told.
     fn finish(&mut self, error: Option<io::Error>) {
+        let mut told = Ok(());
         if let Some(extras) = &mut self.inner.extras {
-            let done = mem::take(&mut extras.done);
+            let mut done = mem::take(&mut extras.done);
             if let Some(shared) = &extras.shared {
-                shared.close();
+                done.append(&mut shared.close());
             }
-            handle::fail_all(done);
+            if !done.is_empty() {
+                told = catch_unwind(AssertUnwindSafe(|| handle::fail_all(done)));
+            }
         }
         if self.inner.has(ACTION) && self.inner.extras().action == Action::Shutdown {
             // It has failed before its output had gone.
@@ -662,6 +681,9 @@ impl<H: Handler> Connection<H> {
             action = self.hands(|hands| hands.call(|handler, conn| handler.closed(conn, error.as_ref())));
         }
         self.uncount(action);
+        if let Err(payload) = told {
+            resume_unwind(payload);
+        }
     }
 
     fn uncount(&mut self, action: Action) {
@@ -680,17 +702,24 @@ impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
         let panicked = self.lp.has_panicked();
         // `closed` may be the next to panic.
-        let _noted = AtEnd(self.lp.clone());
+        let _end = AtEnd { lp: self.lp.clone(), counted: self.inner.has(COUNTED) };
+        self.inner.unset(COUNTED);
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
         self.finish(error);
     }
 }
 
-struct AtEnd<H: Handler>(Rc<Loop<H>>);
+struct AtEnd<H: Handler> {
+    lp: Rc<Loop<H>>,
+    counted: bool,
+}
 
 impl<H: Handler> Drop for AtEnd<H> {
     fn drop(&mut self) {
-        self.0.has_panicked();
+        self.lp.has_panicked();
+        if self.counted {
+            self.lp.uncount();
+        }
     }
 }
 
@@ -705,12 +734,17 @@ impl Inner {
         }
     }
 
+    /// How many bytes the callback has left, of an input of `len`.
+    fn take_unread(&mut self, len: usize) -> usize {
+        let left = mem::take(&mut self.extras().unread);
+        assert!(left <= len, "unread({left}), but the input had {len} bytes");
+        left
+    }
+
     #[cold]
     fn keep_rest(&mut self, input: &[u8]) {
-        let extras = self.extras();
-        let left = mem::take(&mut extras.unread);
-        assert!(left <= input.len(), "unread({left}), but the input had {} bytes", input.len());
-        extras.rest = input[input.len() - left..].to_vec();
+        let left = self.take_unread(input.len());
+        self.extras().rest = input[input.len() - left..].to_vec();
         if left == 0 {
             self.unset(REST);
         }
@@ -799,16 +833,9 @@ impl<H: Handler> Borrowed<'_, H> {
 
     /// A wake, which is no sign of life of the peer, and leaves alone what was left of its input.
     fn woken(&mut self) {
-        let reply = self.call(|handler, conn| handler.data(conn, &[]));
-        if self.inner.has(REST) {
-            let extras = self.inner.extras();
-            let left = mem::take(&mut extras.unread);
-            let panics = self.lp.note_panics();
-            assert!(left == 0, "unread({left}), but a wake has no input");
-            mem::forget(panics);
-            if extras.rest.is_empty() {
-                self.inner.unset(REST);
-            }
+        let (reply, _) = self.call_data(&[]);
+        if self.inner.has(REST) && self.inner.extras().rest.is_empty() {
+            self.inner.unset(REST);
         }
         self.answer(reply);
     }
@@ -824,13 +851,25 @@ impl<H: Handler> Borrowed<'_, H> {
             rest.extend_from_slice(input);
         }
         let input = if rest.is_empty() { input } else { &rest };
-        let panics = self.lp.note_panics();
-        let reply = self.call(|handler, conn| handler.data(conn, input));
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
-        }
-        mem::forget(panics);
+        let (reply, left) = self.call_data(input);
         self.answer(reply);
+        if left > 0 {
+            // What was left before, and is again, is not copied: however often it is, that costs no more than its length.
+            let left = if left == rest.len() { rest } else { input[input.len() - left..].to_vec() };
+            self.inner.extras().rest = left;
+        } else {
+            self.inner.unset(REST);
+        }
+    }
+
+    /// The answer, and how much of the input it has left.
+    fn call_data<'i>(&mut self, input: &'i [u8]) -> (Reply<'i>, usize) {
+        let reply = self.call(|handler, conn| handler.data(conn, input));
+        // To leave more than there was is a panic of the callback.
+        let panics = self.lp.note_panics();
+        let left = if self.inner.has(REST) { self.inner.take_unread(input.len()) } else { 0 };
+        mem::forget(panics);
+        (reply, left)
     }
 
     fn opened(&mut self) {
@@ -932,9 +971,10 @@ impl<H: Handler> Connection<H> {
         let before = extras.position + extras.held() as u64;
         let mut done = Vec::new();
         let (base, taken) = shared.take_writes(&mut extras.unsent, &mut done);
+        // Also if it is only a write of nothing: somebody wants to know when that is done.
+        let news = taken > 0 || !done.is_empty();
         extras.done.extend(done.into_iter().map(|(end, done)| (before + (end - base), done)));
-        // Who has written nothing is told at once, unless something is before it.
-        if taken > 0 || !extras.done.is_empty() {
+        if news {
             self.inner.set(UNSENT);
         }
     }
@@ -949,8 +989,10 @@ impl<H: Handler> Connection<H> {
         let position = extras.position;
         let gone = extras.done.iter().take_while(|(end, _)| *end <= position).count();
         let gone: Vec<_> = extras.done.drain(..gone).collect();
-        for (_, done) in gone {
-            done(Ok(()));
+        if !gone.is_empty() {
+            let panics = self.lp.note_panics();
+            handle::tell_all(gone, || Ok(()));
+            mem::forget(panics);
         }
     }
 }

@@ -12,7 +12,6 @@ use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
 use crate::time::Timer;
-use futures_io::AsyncWrite;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -380,8 +379,8 @@ impl<H: Handler> Future for Connection<H> {
             }
             let Connection { transport, inner, context, lp } = &mut *this;
             let read = match &*transport {
-                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |cx, input| {
-                    deliver(transport, stream, inner, context, lp, cx, input)
+                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |_cx, input| {
+                    deliver(transport, stream, inner, context, lp, input)
                 }),
                 _ => this.read_filtered(cx),
             };
@@ -733,11 +732,10 @@ impl Inner {
 #[inline(always)]
 fn deliver<H: Handler>(
     transport: &Option<Transport>,
-    mut stream: &Stream,
+    stream: &Stream,
     inner: &mut Inner,
     context: &mut H::Context,
     lp: &Loop<H>,
-    cx: &mut Context<'_>,
     input: &[u8],
 ) -> ControlFlow<()> {
     let Hands { handler, out } = &mut *lp.hands.borrow_mut();
@@ -754,12 +752,12 @@ fn deliver<H: Handler>(
     }
     if !out.is_empty() {
         out.extend_from_slice(&output);
-        match Pin::new(&mut stream).poll_write(cx, out) {
+        match stream.send_at_once(out) {
             Poll::Ready(Ok(sent)) if sent == out.len() && sent <= KEEP => out.clear(),
             result => inner.sent_partly(result, mem::take(out)),
         }
     } else if !output.is_empty() {
-        match Pin::new(&mut stream).poll_write(cx, &output) {
+        match stream.send_at_once(&output) {
             Poll::Ready(Ok(sent)) if sent == output.len() => {}
             result => inner.sent_partly(result, output.into_owned()),
         }

@@ -745,7 +745,7 @@ fn deliver<H: Handler>(
     }
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
-    let Reply { output, action } = handler.data(conn, input);
+    let Reply { mut output, action } = handler.data(conn, input);
     mem::forget(panics);
     if inner.has(REST) {
         inner.keep_rest(input);
@@ -759,7 +759,7 @@ fn deliver<H: Handler>(
     } else if !output.is_empty() {
         match stream.send_at_once(&output) {
             Poll::Ready(Ok(sent)) if sent == output.len() => {}
-            result => inner.sent_partly(result, output.into_owned()),
+            result => inner.sent_partly(result, mem::take(&mut output).into_owned()),
         }
     }
     if action != Action::None {

@@ -236,7 +236,8 @@ impl Stream {
         }
         match socket::send(self.as_fd(), buf) {
             Ok(n) => {
-                if n < certain(buf.len()) && kind == Kind::Tcp && seen.trusts_short() {
+                // Nearly never, and so the first thing to be known.
+                if n != buf.len() && n < certain(buf.len()) && kind == Kind::Tcp && seen.trusts_short() {
                     source.readiness.clear(Direction::Write.interest(), seen);
                 }
                 Poll::Ready(Ok(n))

@@ -11,9 +11,7 @@ use super::serve::{Hands, Loop};
 use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
-use crate::reactor::budget;
 use crate::time::Timer;
-use futures_io::AsyncWrite;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -35,6 +33,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 const DRAIN_MAX: usize = 1 << 20;
 /// A buffer that has grown beyond this is not kept.
 const KEEP: usize = 256 * 1024;
+/// After so many, others have a turn.
+const FLUSHES: u32 = 64;
 /// What is read at a time through a filter.
 const FILTERED: usize = 64 * 1024;
 
@@ -385,8 +385,8 @@ impl<H: Handler> Future for Connection<H> {
             }
             let Connection { transport, inner, context, lp } = &mut *this;
             let read = match &*transport {
-                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |cx, input| {
-                    deliver(transport, stream, inner, context, lp, cx, input)
+                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |_cx, input| {
+                    deliver(transport, stream, inner, context, lp, input)
                 }),
                 _ => this.read_filtered(cx),
             };
@@ -487,9 +487,12 @@ impl<H: Handler> Connection<H> {
                 if stopping && !self.inner.has(ACTION) {
                     self.inner.close_later(Action::Close);
                 }
-                // Who is told of the end of a write may write again.
-                ready!(budget::is_left(cx));
-                budget::spend();
+                // Who is told of the end of a write may write again, and again.
+                flushes += 1;
+                if flushes > FLUSHES {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 if self.flush(cx).is_pending() {
                     ready!(self.wait(cx));
                 }
@@ -770,11 +773,10 @@ impl Inner {
 #[inline(always)]
 fn deliver<H: Handler>(
     transport: &Option<Transport>,
-    mut stream: &Stream,
+    stream: &Stream,
     inner: &mut Inner,
     context: &mut H::Context,
     lp: &Loop<H>,
-    cx: &mut Context<'_>,
     input: &[u8],
 ) -> ControlFlow<()> {
     let Hands { handler, out } = &mut *lp.hands.borrow_mut();
@@ -784,21 +786,21 @@ fn deliver<H: Handler>(
     }
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
-    let Reply { output, action } = handler.data(conn, input);
+    let Reply { mut output, action } = handler.data(conn, input);
     if inner.has(REST) {
         inner.keep_rest(input);
     }
     mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
-        match Pin::new(&mut stream).poll_write(cx, out) {
+        match stream.send_at_once(out) {
             Poll::Ready(Ok(sent)) if sent == out.len() && sent <= KEEP => out.clear(),
             result => inner.sent_partly(result, mem::take(out)),
         }
     } else if !output.is_empty() {
-        match Pin::new(&mut stream).poll_write(cx, &output) {
+        match stream.send_at_once(&output) {
             Poll::Ready(Ok(sent)) if sent == output.len() => {}
-            result => inner.sent_partly(result, output.into_owned()),
+            result => inner.sent_partly(result, mem::take(&mut output).into_owned()),
         }
     }
     if action != Action::None {

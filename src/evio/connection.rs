@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The peer may take so long to read the last output.
 const LINGER: Duration = Duration::from_secs(10);
@@ -79,6 +79,8 @@ struct Extras {
     /// How many bytes of the input the callback that is running has left.
     unread: usize,
     idle: Option<Duration>,
+    /// When a byte was received or sent, if that is of interest.
+    alive: Instant,
     linger: Duration,
     half_close: Duration,
     high_water: usize,
@@ -171,6 +173,7 @@ impl Inner {
                 rest: Vec::new(),
                 unread: 0,
                 idle: None,
+                alive: Instant::now(),
                 linger: LINGER,
                 half_close: HALF_CLOSE,
                 high_water: HIGH_WATER,
@@ -221,6 +224,9 @@ impl Inner {
             self.extras().idle = Some(idle);
             self.set(IDLE);
             self.touch();
+            if matches!(self.extras().due, Due::Idle | Due::Nothing) {
+                self.arm(Due::Idle, idle);
+            }
         }
         if let Some(bytes) = options.high_water {
             self.extras().high_water = bytes;
@@ -276,14 +282,19 @@ impl Inner {
         self.set(TIMER);
     }
 
-    /// A sign of life.
+    /// A sign of life. It does not touch the timer, which finds out when it fires.
+    #[inline]
     fn touch(&mut self) {
         if self.has(IDLE) {
-            let extras = self.extras();
-            if let (Due::Idle | Due::Nothing, Some(idle)) = (extras.due, extras.idle) {
-                self.arm(Due::Idle, idle);
-            }
+            self.extras().alive = Instant::now();
         }
+    }
+
+    /// How long it may still be silent.
+    fn idle_left(&mut self) -> Option<Duration> {
+        let extras = self.extras();
+        let left = extras.idle?.saturating_sub(extras.alive.elapsed());
+        (!left.is_zero()).then_some(left)
     }
 
     fn fail(&mut self, error: io::Error) {
@@ -424,7 +435,10 @@ impl<H: Handler> Connection<H> {
         let timed_out = |text| io::Error::new(io::ErrorKind::TimedOut, text);
         match due {
             Due::Nothing => {}
-            Due::Idle => self.inner.fail(timed_out("no byte was received or sent for the idle timeout")),
+            Due::Idle => match self.inner.idle_left() {
+                Some(left) => self.inner.arm(Due::Idle, left),
+                None => self.inner.fail(timed_out("no byte was received or sent for the idle timeout")),
+            },
             Due::Linger => {
                 self.inner.fail(timed_out("the peer did not read the last output within the linger time"))
             }
@@ -460,7 +474,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let (mut woken, mut answers) = (false, false);
+        let (mut woken, mut answers, mut flushes) = (false, false, 0);
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -780,10 +794,11 @@ fn deliver<H: Handler>(
     input: &[u8],
 ) -> ControlFlow<()> {
     let Hands { handler, out } = &mut *lp.hands.borrow_mut();
-    if inner.has(REST | IDLE) || lp.watches_writes {
+    if inner.has(REST) || lp.watches_writes {
         Borrowed { transport, inner, context, lp, handler, out }.data(input);
         return ControlFlow::Break(());
     }
+    inner.touch();
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
     let Reply { mut output, action } = handler.data(conn, input);

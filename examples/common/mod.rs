@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "not every example uses all of it")]
 
+use lexopt::prelude::*;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::low_level::pipe;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,8 +11,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io};
-use wakewheel::Async;
-use wakewheel::evio::Server;
+use wakewheel::evio::{Builder, Server};
+use wakewheel::{Async, Cores};
 
 /// Where a server listens, if nothing else is said.
 pub const ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5000);
@@ -61,6 +62,27 @@ pub fn duration(text: &str) -> Result<Duration, &'static str> {
     let number = |unit| text.strip_suffix(unit).and_then(|number: &str| number.parse().ok());
     let (us, ms) = (number("us").map(Duration::from_micros), number("ms").map(Duration::from_millis));
     us.or(ms).or(number("s").map(Duration::from_secs)).ok_or("write a time like 50us, 2ms or 30s")
+}
+
+/// The addresses of a server, or `addr` if none is given, and how it shall run.
+pub fn server<C: Default + 'static>(
+    mut parser: lexopt::Parser,
+    addr: &str,
+) -> Result<(Vec<String>, Builder<C>), lexopt::Error> {
+    let (mut addrs, mut builder, mut cores) = (Vec::new(), Builder::new(), Cores::builder());
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("loops") => builder = builder.loops(parser.value()?.parse::<isize>()?),
+            Long("busy-poll") => cores = cores.busy_poll(parser.value()?.parse_with(duration)?),
+            Long("backend") => cores = cores.backend(parser.value()?.parse()?),
+            Value(value) => addrs.push(value.string()?),
+            _ => return Err(arg.unexpected()),
+        }
+    }
+    if addrs.is_empty() {
+        addrs.push(addr.to_owned());
+    }
+    Ok((addrs, builder.cores(cores)))
 }
 
 /// Ctrl-C and SIGTERM, which from now on do not kill the process.

@@ -11,9 +11,7 @@ use super::serve::{Hands, Loop};
 use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
-use crate::reactor::budget;
 use crate::time::Timer;
-use futures_io::AsyncWrite;
 use std::future::Future;
 use std::io;
 use std::mem;
@@ -24,7 +22,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The peer may take so long to read the last output.
 const LINGER: Duration = Duration::from_secs(10);
@@ -35,6 +33,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 const DRAIN_MAX: usize = 1 << 20;
 /// A buffer that has grown beyond this is not kept.
 const KEEP: usize = 256 * 1024;
+/// After so many, others have a turn.
+const FLUSHES: u32 = 64;
 /// What is read at a time through a filter.
 const FILTERED: usize = 64 * 1024;
 
@@ -79,6 +79,8 @@ struct Extras {
     /// How many bytes of the input the callback that is running has left.
     unread: usize,
     idle: Option<Duration>,
+    /// When a byte was received or sent, if that is of interest.
+    alive: Instant,
     linger: Duration,
     half_close: Duration,
     high_water: usize,
@@ -171,6 +173,7 @@ impl Inner {
                 rest: Vec::new(),
                 unread: 0,
                 idle: None,
+                alive: Instant::now(),
                 linger: LINGER,
                 half_close: HALF_CLOSE,
                 high_water: HIGH_WATER,
@@ -221,6 +224,9 @@ impl Inner {
             self.extras().idle = Some(idle);
             self.set(IDLE);
             self.touch();
+            if matches!(self.extras().due, Due::Idle | Due::Nothing) {
+                self.arm(Due::Idle, idle);
+            }
         }
         if let Some(bytes) = options.high_water {
             self.extras().high_water = bytes;
@@ -276,14 +282,19 @@ impl Inner {
         self.set(TIMER);
     }
 
-    /// A sign of life.
+    /// A sign of life. It does not touch the timer, which finds out when it fires.
+    #[inline]
     fn touch(&mut self) {
         if self.has(IDLE) {
-            let extras = self.extras();
-            if let (Due::Idle | Due::Nothing, Some(idle)) = (extras.due, extras.idle) {
-                self.arm(Due::Idle, idle);
-            }
+            self.extras().alive = Instant::now();
         }
+    }
+
+    /// How long it may still be silent.
+    fn idle_left(&mut self) -> Option<Duration> {
+        let extras = self.extras();
+        let left = extras.idle?.saturating_sub(extras.alive.elapsed());
+        (!left.is_zero()).then_some(left)
     }
 
     fn fail(&mut self, error: io::Error) {
@@ -385,8 +396,8 @@ impl<H: Handler> Future for Connection<H> {
             }
             let Connection { transport, inner, context, lp } = &mut *this;
             let read = match &*transport {
-                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |cx, input| {
-                    deliver(transport, stream, inner, context, lp, cx, input)
+                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |_cx, input| {
+                    deliver(transport, stream, inner, context, lp, input)
                 }),
                 _ => this.read_filtered(cx),
             };
@@ -424,7 +435,10 @@ impl<H: Handler> Connection<H> {
         let timed_out = |text| io::Error::new(io::ErrorKind::TimedOut, text);
         match due {
             Due::Nothing => {}
-            Due::Idle => self.inner.fail(timed_out("no byte was received or sent for the idle timeout")),
+            Due::Idle => match self.inner.idle_left() {
+                Some(left) => self.inner.arm(Due::Idle, left),
+                None => self.inner.fail(timed_out("no byte was received or sent for the idle timeout")),
+            },
             Due::Linger => {
                 self.inner.fail(timed_out("the peer did not read the last output within the linger time"))
             }
@@ -460,7 +474,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let (mut woken, mut answers) = (false, false);
+        let (mut woken, mut answers, mut flushes) = (false, false, 0);
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -487,9 +501,12 @@ impl<H: Handler> Connection<H> {
                 if stopping && !self.inner.has(ACTION) {
                     self.inner.close_later(Action::Close);
                 }
-                // Who is told of the end of a write may write again.
-                ready!(budget::is_left(cx));
-                budget::spend();
+                // Who is told of the end of a write may write again, and again.
+                flushes += 1;
+                if flushes > FLUSHES {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 if self.flush(cx).is_pending() {
                     ready!(self.wait(cx));
                 }
@@ -770,35 +787,35 @@ impl Inner {
 #[inline(always)]
 fn deliver<H: Handler>(
     transport: &Option<Transport>,
-    mut stream: &Stream,
+    stream: &Stream,
     inner: &mut Inner,
     context: &mut H::Context,
     lp: &Loop<H>,
-    cx: &mut Context<'_>,
     input: &[u8],
 ) -> ControlFlow<()> {
     let Hands { handler, out } = &mut *lp.hands.borrow_mut();
-    if inner.has(REST | IDLE) || lp.watches_writes {
+    if inner.has(REST) || lp.watches_writes {
         Borrowed { transport, inner, context, lp, handler, out }.data(input);
         return ControlFlow::Break(());
     }
+    inner.touch();
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
-    let Reply { output, action } = handler.data(conn, input);
+    let Reply { mut output, action } = handler.data(conn, input);
     if inner.has(REST) {
         inner.keep_rest(input);
     }
     mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
-        match Pin::new(&mut stream).poll_write(cx, out) {
+        match stream.send_at_once(out) {
             Poll::Ready(Ok(sent)) if sent == out.len() && sent <= KEEP => out.clear(),
             result => inner.sent_partly(result, mem::take(out)),
         }
     } else if !output.is_empty() {
-        match Pin::new(&mut stream).poll_write(cx, &output) {
+        match stream.send_at_once(&output) {
             Poll::Ready(Ok(sent)) if sent == output.len() => {}
-            result => inner.sent_partly(result, output.into_owned()),
+            result => inner.sent_partly(result, mem::take(&mut output).into_owned()),
         }
     }
     if action != Action::None {

@@ -251,10 +251,14 @@ impl Core {
     }
 
     /// The same, if this is the waker of a task of this core that is not complete. (Of one that is, the waker is not worth
-    /// keeping.)
+    /// keeping.) Those that are new in the queue are counted in `scheduled`.
     #[inline]
-    fn schedule_own(&self, waker: &Waker) -> bool {
-        TaskPtr::of(waker, self).is_some_and(|task| self.schedule(task) || !task.is_complete())
+    fn schedule_own(&self, waker: &Waker, scheduled: &mut u64) -> bool {
+        TaskPtr::of(waker, self).is_some_and(|task| {
+            let is_new = self.enqueue(task);
+            *scheduled += u64::from(is_new);
+            is_new || !task.is_complete()
+        })
     }
 
     #[inline]
@@ -397,7 +401,10 @@ impl Core {
     fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let counters = self.counters();
         counters.turns.add(1);
-        match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
+        let mut scheduled = 0;
+        let turn = self.local.turn(timeout, |waker| self.schedule_own(waker, &mut scheduled));
+        counters.wakes_local.add(scheduled);
+        match turn {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);

@@ -5,6 +5,7 @@
 
 use crate::Async;
 use crate::io::SocketOptions;
+use crate::sys::error::explained;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -259,6 +260,22 @@ impl Listen {
     /// Errors: what the kernel or the resolver says, with the address in the text. `AddrInUse` where a server listens on
     /// the Unix socket already, `AlreadyExists` if there is something else at its path.
     pub fn bind(&self, nodelay: bool) -> io::Result<Bound> {
+        self.bind_first(nodelay).map_err(|e| self.quoted(e))
+    }
+
+    /// What the kernel says, with the address as it was given.
+    fn quoted(&self, e: io::Error) -> io::Error {
+        if e.to_string().contains(&self.text) {
+            return e;
+        }
+        let text = match std::error::Error::source(&e) {
+            Some(kernel) => format!("cannot listen on {:?}: {kernel}", self.text),
+            None => format!("cannot listen on {:?}: {e}", self.text),
+        };
+        explained(e, text)
+    }
+
+    fn bind_first(&self, nodelay: bool) -> io::Result<Bound> {
         match &self.place {
             Place::Unix(path) => bind_unix(path, &self.text),
             Place::Tcp(inet) | Place::Udp(inet) => {
@@ -283,7 +300,7 @@ impl Listen {
     pub fn bind_again(&self, addr: &Addr, nodelay: bool) -> io::Result<Bound> {
         match (&self.place, addr) {
             (Place::Tcp(_), Addr::Tcp(addr)) | (Place::Udp(_), Addr::Udp(addr)) => {
-                self.bind_at(*addr, nodelay)
+                self.bind_at(*addr, nodelay).map_err(|e| self.quoted(e))
             }
             _ => Err(invalid(format!("{:?} cannot have one more listener, at {addr}", self.text))),
         }

@@ -6,16 +6,19 @@ use super::serve::{Hands, Loop};
 use super::{Action, Conn, Handler, Reply};
 use crate::Async;
 use crate::io::RecvBatch;
-use crate::spawn_local;
+use crate::{sleep, spawn_local};
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// So many datagrams are received at a time.
 const BATCH: usize = 16;
+/// From an error to the next try.
+const PAUSE: Duration = Duration::from_millis(1);
 /// As long as a datagram can be.
 const LEN_MAX: usize = 64 * 1024;
 
@@ -35,8 +38,11 @@ pub(super) async fn serve_udp<H: Handler>(lp: Rc<Loop<H>>, socket: Arc<Async<Udp
         match socket.recv_batch(&mut batch).await {
             Ok(_) => {}
             Err(e) if is_fatal(&e) => return lp.server.inner().fail(e),
-            // Of a datagram sent before: its receiver is not there. That is nothing to us.
-            Err(_) => continue,
+            Err(_) => {
+                // Of a datagram sent before, whose receiver is not there: nothing to us. Or the system is short of something.
+                sleep(PAUSE).await;
+                continue;
+            }
         }
         for received in batch.iter() {
             let datagram = Datagram { socket: socket.clone(), from: received.from, addr_index };

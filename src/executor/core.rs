@@ -303,16 +303,18 @@ impl Core {
             while left > 0 {
                 polled = self.queue.pop_front();
                 let Some(task) = polled else { break };
-                left -= 1;
                 let was_polled = match &self.settings.slow_poll {
                     None => task.run(self),
                     Some(slow) => self.run_watched(task, slow),
                 };
-                left += usize::from(!was_polled);
+                if was_polled {
+                    left -= 1;
+                }
                 polled = None;
             }
         })) {
             // Nothing but the poll of this task unwinds there.
+            left -= 1;
             let task: TaskPtr = polled.take().unwrap_or_else(|| std::process::abort());
             task.panicked(self, payload);
             self.note_panic();

@@ -317,6 +317,38 @@ fn the_end_of_the_half_close_time_does_not_undo_a_detach() {
     running.stop();
 }
 
+#[test]
+fn the_idle_timeout_comes_back_after_the_half_close_time() {
+    let log = Log::<String>::new();
+    let opened = log.clone();
+    let handles = Arc::new(Mutex::new(Vec::new()));
+    let events = Events::new()
+        .opened({
+            let handles = handles.clone();
+            move |conn| {
+                handles.lock().unwrap().push(conn.handle());
+                opened.note("opened");
+                Options::new().half_close(50 * MS).idle_timeout(200 * MS).into()
+            }
+        })
+        .data(|conn, input| match conn.is_wake() {
+            true => Reply::send(vec![0; MUCH]).then(Action::Detach),
+            false => Reply::send(input),
+        });
+    let running = start(events, &[ANY]);
+    let client = running.connect(0);
+    log.wait_for(1);
+    let handle = handles.lock().unwrap()[0].clone();
+    client.finish();
+    // The loop has seen that by now.
+    let mut other = running.connect(0);
+    other.ask("hello", "hello");
+    handle.wake().unwrap();
+    // Which does not read.
+    eventually("it is closed", || handle.is_closed());
+    running.stop();
+}
+
 /// A filter that cannot say good-bye.
 struct Stubborn(Stream);
 

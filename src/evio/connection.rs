@@ -444,6 +444,10 @@ impl<H: Handler> Connection<H> {
             }
             // Or else there is an answer under way, and it is known what comes after that.
             Due::HalfClose if !self.inner.has(ACTION) => self.inner.close_later(Action::Close),
+            Due::HalfClose if self.inner.has(IDLE) => {
+                let left = self.inner.idle_left().unwrap_or_default();
+                self.inner.arm(Due::Idle, left);
+            }
             Due::HalfClose => {}
             Due::Drain => self.inner.set(FAILED),
         }

@@ -189,8 +189,8 @@ impl Options {
         self
     }
 
-    /// How many bytes of [`ConnHandle::write`](super::ConnHandle::write) may wait to be sent, before it says
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock). 1 MiB by default.
+    /// When so many bytes wait to be sent, [`ConnHandle::write`](super::ConnHandle::write) says
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock). Output of callbacks counts, and is not refused. 1 MiB by default.
     #[must_use]
     pub fn high_water(mut self, bytes: usize) -> Options {
         self.high_water = Some(bytes);

@@ -318,11 +318,13 @@ impl Inner {
 
     /// The loop for a connection from `peer`, where it is counted.
     pub fn pick(&self, peer: Option<&Addr>) -> usize {
-        // A stream that somebody else made has an address, too, but it decides nothing.
-        let index = match self.loops.len() {
-            1 => 0,
-            _ => lock(&self.balancer).pick(peer, self.loops.iter().map(|post| &post.count)),
-        };
+        if self.loops.len() == 1 {
+            self.count(0);
+            return 0;
+        }
+        let mut balancer = lock(&self.balancer);
+        let index = balancer.pick(peer, self.loops.iter().map(|post| &post.count));
+        // Before the next one is picked.
         self.count(index);
         index
     }

@@ -748,10 +748,16 @@ impl Inner {
     /// An attempt to send `output` has not sent all of it.
     #[cold]
     fn sent_partly(&mut self, result: Poll<io::Result<usize>>, output: Vec<u8>) {
-        match result {
-            Poll::Ready(Ok(sent)) => self.keep(output, sent),
-            Poll::Pending => self.keep(output, 0),
-            Poll::Ready(Err(e)) => self.fail(e),
+        let sent = match result {
+            Poll::Ready(Ok(sent)) => sent,
+            Poll::Pending => 0,
+            Poll::Ready(Err(e)) => return self.fail(e),
+        };
+        // Nothing waited before the callback. What does now was added while it was sent, and comes after it.
+        let added = mem::take(&mut self.extras().unsent);
+        self.keep(output, sent);
+        if !added.is_empty() {
+            self.keep(added, 0);
         }
     }
 
@@ -798,7 +804,7 @@ fn deliver<H: Handler>(
     input: &[u8],
 ) -> ControlFlow<()> {
     let Hands { handler, out } = &mut *lp.hands.borrow_mut();
-    if inner.has(REST) || lp.watches_writes {
+    if inner.has(REST) {
         Borrowed { transport, inner, context, lp, handler, out }.data(input);
         return ControlFlow::Break(());
     }
@@ -812,12 +818,18 @@ fn deliver<H: Handler>(
     mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
-        match stream.send_at_once(out) {
-            Poll::Ready(Ok(sent)) if sent == out.len() && sent <= KEEP => out.clear(),
-            result => inner.sent_partly(result, mem::take(out)),
+        let mut bytes = mem::take(out);
+        let hands = Borrowed { transport, inner, context, lp, handler, out };
+        match hands.send(stream, &bytes) {
+            Poll::Ready(Ok(sent)) if sent == bytes.len() && sent <= KEEP => {
+                bytes.clear();
+                *out = bytes;
+            }
+            result => inner.sent_partly(result, bytes),
         }
     } else if !output.is_empty() {
-        match stream.send_at_once(&output) {
+        let hands = Borrowed { transport, inner, context, lp, handler, out };
+        match hands.send(stream, &output) {
             Poll::Ready(Ok(sent)) if sent == output.len() => {}
             result => inner.sent_partly(result, mem::take(&mut output).into_owned()),
         }
@@ -840,6 +852,7 @@ struct Borrowed<'a, H: Handler> {
 
 impl<H: Handler> Borrowed<'_, H> {
     /// A callback. What it appends to its output is sent after all that waits already.
+    #[inline]
     fn call<R>(&mut self, f: impl FnOnce(&mut H, &mut Conn<'_, H::Context>) -> R) -> R {
         let panics = self.lp.note_panics();
         let link = Link::Stream(self.transport, self.inner);
@@ -848,6 +861,20 @@ impl<H: Handler> Borrowed<'_, H> {
         mem::forget(panics);
         if !self.out.is_empty() {
             self.inner.keep(mem::take(self.out), 0);
+        }
+        result
+    }
+
+    /// Sends what can be sent at once.
+    #[inline(always)]
+    fn send(mut self, stream: &Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.lp.watches_writes {
+            return stream.send_at_once(bytes);
+        }
+        self.call(|handler, conn| handler.pre_write(conn));
+        let result = stream.send_at_once(bytes);
+        if let Poll::Ready(Ok(sent)) = result {
+            self.call(|handler, conn| handler.post_write(conn, sent, bytes.len() - sent));
         }
         result
     }

@@ -308,8 +308,8 @@ pub trait Handler: 'static {
         Err(stream)
     }
 
-    /// Shall [`pre_write`](Handler::pre_write) and [`post_write`](Handler::post_write) be called? It is asked once. A handler
-    /// that has neither saves a little by `false`.
+    /// Shall [`pre_write`](Handler::pre_write) and [`post_write`](Handler::post_write) be called? It is asked once, on each
+    /// loop. For handlers that know only when they run whether they need them.
     fn watches_writes(&self) -> bool {
         true
     }

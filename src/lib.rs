@@ -143,6 +143,7 @@
 //! | [`io`] | socket options, streams and listeners over TCP or Unix sockets |
 //! | [`time`] | timers, intervals, limits |
 //! | [`evio`] | servers of callbacks |
+//! | [`dispatch`] | servers of callbacks on threads that may block |
 //! | [`executor`] | one future, one thread of tasks, a thread per core; counters, shutdown |
 //! | [`reactor`] | a reactor in a loop of yours; which system call it waits in |
 //!
@@ -154,6 +155,7 @@
 //! [`Waker`]: std::task::Waker
 #![warn(missing_docs)]
 
+pub mod dispatch;
 pub mod evio;
 pub mod executor;
 pub mod io;

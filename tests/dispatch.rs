@@ -314,8 +314,7 @@ fn a_worker_that_becomes_idle_takes_over_too_and_the_oldest_first() {
 #[test]
 fn what_is_given_to_a_certain_worker_stays_with_it() {
     let gate = Gate::default();
-    let (log, noted, hold) = (Log::<(u8, usize)>::new(), (), gate.clone());
-    let () = noted;
+    let (log, hold) = (Log::<(u8, usize)>::new(), gate.clone());
     let noted = log.clone();
     let accept = |arrival: Arrival<'_, TcpStream>| {
         let name = name(arrival.socket);
@@ -364,36 +363,38 @@ fn one_worker_serves_in_the_order_of_the_accepts() {
 
 #[test]
 fn when_all_queues_are_full_nothing_is_accepted() {
-    let (gate, accepted) = (Gate::default(), Log::<()>::new());
-    let (hold, noted) = (gate.clone(), accepted.clone());
-    let accept = move |_: Arrival<'_, TcpStream>| {
-        noted.note(());
-        To::Next(())
-    };
-    let work = move |mut job: Job<TcpStream>| {
-        hold.pass();
-        let _ = job.socket.write_all(b"served");
-    };
-    let running = Dispatcher::with_accept(accept, work).workers(2).queue_max(3).start(ANY).unwrap();
-    let mut clients: Vec<_> = (0..2).map(|_| connect(&running)).collect();
-    eventually("both work", || running.stats().working == 2);
-    clients.extend((0..20).map(|_| connect(&running)));
-    // Two are served, and two times three wait. The others are connected: they wait in the backlog.
-    accepted.wait_for(8);
-    let before = cpu_time_of("dispatch-accept");
-    let (_, clock) = (Gate::default(), Instant::now());
-    while clock.elapsed() < Duration::from_millis(50) {
-        assert_eq!(accepted.len(), 8);
-        thread::yield_now();
-    }
-    if let (Some(before), Some(after)) = (before, cpu_time_of("dispatch-accept")) {
-        assert!(after - before <= 2, "it waits without spinning: {} ticks", after - before);
-    }
-    assert_eq!((running.stats().working, running.stats().waiting), (2, 6));
-    gate.open();
-    assert!(clients.iter().all(|client| all_of(client) == "served"));
-    assert_eq!(accepted.len(), 22);
-    stop(running);
+    in_a_process_of_its_own("when_all_queues_are_full_nothing_is_accepted", || {
+        let (gate, accepted) = (Gate::default(), Log::<()>::new());
+        let (hold, noted) = (gate.clone(), accepted.clone());
+        let accept = move |_: Arrival<'_, TcpStream>| {
+            noted.note(());
+            To::Next(())
+        };
+        let work = move |mut job: Job<TcpStream>| {
+            hold.pass();
+            let _ = job.socket.write_all(b"served");
+        };
+        let running = Dispatcher::with_accept(accept, work).workers(2).queue_max(3).start(ANY).unwrap();
+        let mut clients: Vec<_> = (0..2).map(|_| connect(&running)).collect();
+        eventually("both work", || running.stats().working == 2);
+        clients.extend((0..20).map(|_| connect(&running)));
+        // Two are served, and two times three wait. The others are connected: they wait in the backlog.
+        accepted.wait_for(8);
+        let before = cpu_time_of("dispatch-accept");
+        let clock = Instant::now();
+        while clock.elapsed() < Duration::from_millis(50) {
+            assert_eq!(accepted.len(), 8);
+            thread::yield_now();
+        }
+        if let (Some(before), Some(after)) = (before, cpu_time_of("dispatch-accept")) {
+            assert!(after - before <= 2, "it waits without spinning: {} ticks", after - before);
+        }
+        assert_eq!((running.stats().working, running.stats().waiting), (2, 6));
+        gate.open();
+        assert!(clients.iter().all(|client| all_of(client) == "served"));
+        assert_eq!(accepted.len(), 22);
+        stop(running);
+    });
 }
 
 /// What the threads of this name have used, in ticks of 10 ms. `None` where there is no /proc.
@@ -629,9 +630,6 @@ fn who_is_not_welcome_is_closed() {
 
 #[test]
 fn what_cannot_be_bound_is_an_error_that_quotes_the_address() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap();
-    let _still = TcpListener::bind(taken);
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let held = holder.local_addr().unwrap();
     let tcp = |addr: &str| Dispatcher::new(|_: Job<TcpStream>| {}).start(addr).map(drop).unwrap_err();
@@ -676,15 +674,17 @@ fn a_listener_that_does_not_listen_any_more_is_an_error_of_join() {
 
 #[test]
 fn datagrams_are_answered_by_workers_that_may_block() {
-    for (addr, clients) in [
-        ("udp://127.0.0.1:0", &["127.0.0.1"][..]),
-        ("udp://:0", &["127.0.0.1", "::1"]),
-        ("udp4://:0", &["127.0.0.1"]),
+    for (addr, client) in [
+        ("udp://127.0.0.1:0", "127.0.0.1"),
+        ("udp4://:0", "127.0.0.1"),
+        ("udp://:0", "127.0.0.1"),
+        ("udp://:0", "::1"),
     ] {
-        let third = udp("127.0.0.1");
-        let to_third = third.local_addr().unwrap();
-        let gate = Gate::default();
-        let hold = gate.clone();
+        if UdpSocket::bind((client, 0)).is_err() {
+            continue;
+        }
+        let (socket, third, gate) = (udp(client), udp("127.0.0.1"), Gate::default());
+        let (to_third, hold) = (third.local_addr().unwrap(), gate.clone());
         let running = Dispatcher::new(move |job: Job<Datagram>| match job.socket.bytes() {
             b"block" => hold.pass(),
             b"third" => drop(job.socket.send_to(b"for you", to_third).unwrap()),
@@ -696,30 +696,47 @@ fn datagrams_are_answered_by_workers_that_may_block() {
         .workers(2)
         .start(addr)
         .unwrap();
-        for client in clients {
-            let Ok(_) = UdpSocket::bind((*client, 0)) else { continue };
-            let socket = udp(client);
-            let ip: IpAddr = client.parse().unwrap();
-            let to = SocketAddr::from((ip, running.addr().socket_addr().unwrap().port()));
-            socket.send_to(b"block", to).unwrap();
-            eventually("one is held up", || running.stats().working == 1);
-            for bytes in [&b"hello"[..], b"", &[b'x'; 1400]] {
-                socket.send_to(bytes, to).unwrap();
-                let mut buf = [0; 2048];
-                let (len, from) = socket.recv_from(&mut buf).unwrap();
-                let expected = format!("udp://{} {}", socket.local_addr().unwrap(), text(bytes));
-                assert_eq!((text(&buf[..len]), from), (expected, to), "at {addr}");
-            }
-            socket.send_to(b"third", to).unwrap();
-            let mut buf = [0; 16];
-            assert_eq!(third.recv(&mut buf).unwrap(), 7);
-            gate.open();
-            eventually("all are served", || running.stats().working == 0);
-            // Open for the second client as well: it is held up no more.
-            break;
+        let ip: IpAddr = client.parse().unwrap();
+        let to = SocketAddr::from((ip, running.addr().socket_addr().unwrap().port()));
+
+        socket.send_to(b"block", to).unwrap();
+        eventually("one is held up", || running.stats().working == 1);
+        let mut buf = [0; 2048];
+        for bytes in [&b"hello"[..], b"", &[b'x'; 1400]] {
+            socket.send_to(bytes, to).unwrap();
+            let (len, from) = socket.recv_from(&mut buf).unwrap();
+            let expected = format!("udp://{} {}", socket.local_addr().unwrap(), text(bytes));
+            assert_eq!((text(&buf[..len]), from), (expected, to), "at {addr}");
         }
+        socket.send_to(b"third", to).unwrap();
+        assert_eq!(third.recv(&mut buf).unwrap(), 7, "at {addr}");
+        gate.open();
         stop(running);
     }
+}
+
+#[test]
+fn datagrams_that_wait_are_answered_also_after_the_stop() {
+    let gate = Gate::default();
+    let hold = gate.clone();
+    let running = Dispatcher::new(move |job: Job<Datagram>| {
+        hold.pass();
+        job.socket.reply(job.socket.bytes()).unwrap();
+    })
+    .workers(1)
+    .start("udp://127.0.0.1:0")
+    .unwrap();
+    let socket = udp("127.0.0.1");
+    for _ in 0..10 {
+        socket.send_to(b"hello", running.addr().socket_addr().unwrap()).unwrap();
+    }
+    eventually("they wait", || running.stats().waiting == 9);
+    running.stop();
+    let end = Serving::start(move || running.join());
+    gate.open();
+    end.join().unwrap();
+    let mut buf = [0; 16];
+    assert!((0..10).all(|_| socket.recv(&mut buf).unwrap() == 5));
 }
 
 #[test]
@@ -748,14 +765,15 @@ fn each_datagram_is_served_once() {
 
 // ----------------------------------------------------------------------------------------------------- load
 
-/// Clients that connect one after the other, on some threads, with 512 bytes each way.
-fn flood(server: &Server, connections: usize) {
-    const CLIENTS: usize = 8;
+const CLIENTS: usize = 8;
+
+/// Clients that connect so many times, one after the other, each on its thread, with 512 bytes each way.
+fn flood(server: &Server, connections_each: usize) {
     let bytes = pattern(512);
     thread::scope(|scope| {
         for _ in 0..CLIENTS {
             scope.spawn(|| {
-                for _ in 0..connections / CLIENTS {
+                for _ in 0..connections_each {
                     let mut client = connect(server);
                     client.write_all(&bytes).unwrap();
                     let mut answer = [0; 512];
@@ -782,15 +800,16 @@ fn ten_thousand_connections_are_served_and_leave_no_descriptor_behind() {
     in_a_process_of_its_own("ten_thousand_connections_are_served_and_leave_no_descriptor_behind", || {
         // What a process has once is there after this.
         let running = echo_512().start(ANY).unwrap();
-        flood(&running, 8);
+        flood(&running, 1);
         stop(running);
 
         let before = common::proc::descriptors();
         for (workers, queue_max) in [(4, 128), (2, 1)] {
             let running = echo_512().workers(workers).queue_max(queue_max).start(ANY).unwrap();
-            let connections = scaled(10_000) / 2;
-            flood(&running, connections);
-            eventually("all are served", || running.stats().served == connections as u64);
+            let connections_each = scaled(10_000) / 2 / CLIENTS;
+            flood(&running, connections_each);
+            let connections = (connections_each * CLIENTS) as u64;
+            eventually("all are served", || running.stats().served == connections);
             let stats = running.stats();
             assert_eq!((stats.panicked, stats.failed, stats.waiting), (0, 0, 0));
             stop(running);

@@ -215,3 +215,125 @@ impl<T> Queues<T> {
         self.posts.iter().any(|post| post.waiting.iter().any(|waiting| !waiting.bound))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block_on;
+    use crate::evio::Addr;
+    use std::collections::BTreeSet;
+    use std::future::poll_fn;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn pool(workers: usize, queue_max: usize, takes_over: bool) -> Arc<Pool<usize>> {
+        let addr = Addr::Tcp(([127, 0, 0, 1], 1).into());
+        Arc::new(Pool::new(workers, queue_max, takes_over, Arc::new(Control::new(addr, workers))))
+    }
+
+    fn wait_until_asleep(pool: &Pool<usize>, index: usize) {
+        let started = Instant::now();
+        while pool.lock().posts[index].worker != Worker::Sleeping {
+            assert!(started.elapsed() < PATIENCE, "worker {index} does not sleep");
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn who_takes_a_job_wakes_another_one_for_what_is_behind_it() {
+        let pool = pool(2, 8, true);
+        // Worker 0 is on its way. What waits for it is its own as long as that takes.
+        [0, 1, 2].into_iter().for_each(|job| pool.give(job, None));
+        let (sender, jobs) = mpsc::channel();
+        let other = thread::spawn({
+            let pool = pool.clone();
+            move || {
+                while let Some(taken) = pool.take(1) {
+                    sender.send((taken.job, taken.over)).unwrap();
+                }
+            }
+        });
+        assert_eq!(jobs.recv_timeout(PATIENCE), Ok((1, false)));
+        wait_until_asleep(&pool, 1);
+        assert_eq!(pool.take(0).unwrap().job, 0);
+        assert_eq!(jobs.recv_timeout(PATIENCE), Ok((2, true)), "worker 0 is busy from now on");
+        pool.close();
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn who_has_nothing_more_to_do_stays_for_what_can_still_be_taken_over() {
+        let pool = pool(2, 8, true);
+        [0, 1, 2].into_iter().for_each(|job| pool.give(job, None));
+        pool.close();
+        let (sender, jobs) = mpsc::channel();
+        let other = thread::spawn({
+            let pool = pool.clone();
+            move || {
+                while let Some(taken) = pool.take(1) {
+                    sender.send(taken.job).unwrap();
+                }
+            }
+        });
+        assert_eq!(jobs.recv_timeout(PATIENCE), Ok(1));
+        wait_until_asleep(&pool, 1);
+        assert_eq!(pool.take(0).unwrap().job, 0);
+        assert_eq!(jobs.recv_timeout(PATIENCE), Ok(2));
+        other.join().unwrap();
+        assert!(pool.take(0).is_none());
+    }
+
+    #[test]
+    fn an_idle_pool_keeps_to_the_round_robin() {
+        let pool = pool(3, 8, true);
+        (0..9).for_each(|job| pool.give(job, None));
+        for index in 0..3 {
+            // A worker that has not begun is not busy.
+            assert_eq!(pool.take(index).unwrap().job, index);
+        }
+        // From here on all are.
+        let rest: Vec<_> = (0..6).map(|_| pool.take(1).unwrap().job).collect();
+        assert_eq!(rest, [4, 7, 3, 5, 6, 8], "its own, and then the oldest of the others");
+    }
+
+    #[test]
+    fn every_job_is_taken_once_and_none_is_forgotten() {
+        for (workers, queue_max, takes_over) in [(1, 1, true), (2, 1, true), (4, 3, true), (4, 1, false)] {
+            let pool = pool(workers, queue_max, takes_over);
+            let jobs = 20_000;
+            let (done, is_done) = mpsc::channel();
+            for index in 0..workers {
+                let (pool, done) = (pool.clone(), done.clone());
+                thread::spawn(move || {
+                    let mut taken = Vec::new();
+                    while let Some(Taken { job, .. }) = pool.take(index) {
+                        taken.push(job);
+                    }
+                    done.send(taken)
+                });
+            }
+            thread::spawn({
+                let pool = pool.clone();
+                move || {
+                    for job in 0..jobs {
+                        let worker = (job % 5 == 0).then_some(job / 5 % workers);
+                        block_on(poll_fn(|cx| pool.poll_room(worker, cx)));
+                        pool.give(job, worker);
+                        let longest = pool.lock().posts.iter().map(|post| post.waiting.len()).max();
+                        assert!(longest <= Some(queue_max));
+                    }
+                    pool.close();
+                }
+            });
+            let mut all = BTreeSet::new();
+            for _ in 0..workers {
+                let taken = is_done.recv_timeout(PATIENCE).expect("all workers end");
+                taken.into_iter().for_each(|job| assert!(all.insert(job), "{job} was taken twice"));
+            }
+            assert_eq!(all.len(), jobs);
+        }
+    }
+}

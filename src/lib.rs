@@ -135,6 +135,8 @@
 //! }
 //! ```
 //!
+//! Callbacks that may block, on std's own streams, are for [`dispatch`]: it accepts on one thread and works on others.
+//!
 //! # Where to look
 //!
 //! | | |

@@ -161,7 +161,7 @@ mod table {
 
     // evio. A filter around a connection need not be more than Send.
     row!(dispatch::Dispatcher<TcpStream>:  y n y n n);
-    row!(dispatch::Running:                y y y y y);
+    row!(dispatch::Running:                y y y n n);
     row!(dispatch::Server:                 y y y y y);
     row!(dispatch::Job<TcpStream>:         y y y y y);
     row!(dispatch::Job<TcpStream, Cell<u8>>: y n y y n);

@@ -545,15 +545,20 @@ fn a_callback_that_drops_or_joins_its_server_does_not_wait_for_itself() {
         let noted = log.clone();
         let work = move |_: Job<TcpStream>| {
             let running = its.lock().unwrap().take().expect("the server");
-            let result = if joins { running.join() } else { Ok(drop(running)) };
-            noted.note(format!("{:?}", result.map_err(|e| e.kind())));
+            noted.note(match joins {
+                true => format!("{:?}", running.join().unwrap_err().kind()),
+                false => {
+                    drop(running);
+                    "dropped".into()
+                }
+            });
         };
         let running = Dispatcher::new(work).workers(2).start(ANY).unwrap();
         let server = running.clone();
         let addr = server.addr().socket_addr().unwrap();
         *slot.lock().unwrap() = Some(running);
         let client = connect(&server);
-        assert_eq!(log.wait_for(1), [if joins { "Err(Deadlock)" } else { "Ok(())" }]);
+        assert_eq!(log.wait_for(1), [if joins { "Deadlock" } else { "dropped" }]);
         eventually("it ends all the same", || TcpStream::connect(addr).is_err());
         assert_eq!(all_of(&client), "");
     }
@@ -610,6 +615,61 @@ fn a_panic_costs_its_connection_only() {
     eventually("all are counted", || running.stats().served == 10);
     assert_eq!(running.stats().panicked, 6);
     stop(running);
+}
+
+#[test]
+fn a_panic_is_reported_by_the_hook_with_the_name_of_the_thread() {
+    in_a_process_of_its_own("a_panic_is_reported_by_the_hook_with_the_name_of_the_thread", || {
+        let log = Log::<String>::new();
+        let noted = log.clone();
+        std::panic::set_hook(Box::new(move |info| {
+            noted.note(format!(
+                "{:?}: {:?}",
+                thread::current().name(),
+                info.payload().downcast_ref::<&str>()
+            ));
+        }));
+        let accept = |arrival: Arrival<'_, TcpStream>| match name(arrival.socket) {
+            b'x' => panic!("in accept"),
+            _ => To::Worker(1, ()),
+        };
+        let running = Dispatcher::with_accept(accept, |_| panic!("in work")).workers(2).start(ANY).unwrap();
+        assert_eq!(all_of(&client(&running, b'x')), "");
+        assert_eq!(all_of(&client(&running, b'a')), "");
+        eventually("both are counted", || running.stats().panicked == 2);
+        stop(running);
+        let expected =
+            ["Some(\"dispatch-accept\"): Some(\"in accept\")", "Some(\"dispatch-1\"): Some(\"in work\")"];
+        assert_eq!(log.all(), expected);
+    });
+}
+
+#[test]
+fn too_few_descriptors_are_an_error_of_start_and_leave_no_thread_behind() {
+    const NAME: &str = "too_few_descriptors_are_an_error_of_start_and_leave_no_thread_behind";
+    in_a_process_of_its_own(NAME, || {
+        let start = || Dispatcher::new(|_: Job<TcpStream>| {}).workers(3).start(ANY);
+        stop(start().unwrap());
+        let threads = common::proc::threads();
+        set_descriptors_max(64);
+        let mut fill: Vec<_> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        let mut failures = 0;
+        let running = loop {
+            match start() {
+                Ok(running) => break running,
+                Err(e) => {
+                    assert_eq!(e.raw_os_error().or(common::os_error(&e)), Some(libc::EMFILE), "{e}");
+                    failures += 1;
+                }
+            }
+            drop(fill.pop().expect("it starts at last"));
+        };
+        assert!(failures >= 2, "the listener has failed, and the reactor of the accept thread: {failures}");
+        drop(fill);
+        assert_eq!(all_of(&connect(&running)), "");
+        stop(running);
+        eventually("no thread is left of any of them", || common::proc::threads() == threads);
+    });
 }
 
 #[test]

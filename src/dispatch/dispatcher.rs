@@ -27,6 +27,28 @@ pub struct Arrival<'a, S> {
 }
 
 /// Where an [`Arrival`] goes, and with which argument: the answer of the accept callback.
+///
+/// # Examples
+///
+/// The connections of one peer are served by one worker, one after the other; who has no business here, by none.
+///
+/// ```
+/// use std::hash::{BuildHasher, RandomState};
+/// use std::net::TcpStream;
+/// use wakewheel::dispatch::{Arrival, Dispatcher, Job, To};
+///
+/// let hasher = RandomState::new();
+/// let accept = move |arrival: Arrival<'_, TcpStream>| match arrival.peer.socket_addr().map(|addr| addr.ip()) {
+///     Some(ip) if ip.is_loopback() => To::Worker(hasher.hash_one(ip) as usize, ip),
+///     _ => To::Nobody,
+/// };
+/// let running = Dispatcher::with_accept(accept, |job: Job<TcpStream, _>| {
+///     println!("worker {} serves {}", job.worker, job.arg);
+/// })
+/// .start("tcp://127.0.0.1:0")?;
+/// # drop(running);
+/// # std::io::Result::Ok(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum To<A = ()> {
     /// To the next worker, round robin. If it is busy, another one may take it over.

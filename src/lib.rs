@@ -135,6 +135,8 @@
 //! }
 //! ```
 //!
+//! Callbacks that may block, on std's own streams, are for [`dispatch`]: it accepts on one thread and works on others.
+//!
 //! # Where to look
 //!
 //! | | |
@@ -143,6 +145,7 @@
 //! | [`io`] | socket options, streams and listeners over TCP or Unix sockets |
 //! | [`time`] | timers, intervals, limits |
 //! | [`evio`] | servers of callbacks |
+//! | [`dispatch`] | servers of callbacks on threads that may block |
 //! | [`executor`] | one future, one thread of tasks, a thread per core; counters, shutdown |
 //! | [`reactor`] | a reactor in a loop of yours; which system call it waits in |
 //!
@@ -154,6 +157,7 @@
 //! [`Waker`]: std::task::Waker
 #![warn(missing_docs)]
 
+pub mod dispatch;
 pub mod evio;
 pub mod executor;
 pub mod io;

@@ -48,12 +48,12 @@ pub enum Addr {
 
 impl Addr {
     /// The address of a TCP socket, as the kernel gives it.
-    pub(super) fn tcp(addr: SocketAddr) -> Addr {
+    pub(crate) fn tcp(addr: SocketAddr) -> Addr {
         Addr::Tcp(unmapped(addr))
     }
 
     /// The address of a UDP socket, as the kernel gives it.
-    pub(super) fn udp(addr: SocketAddr) -> Addr {
+    pub(crate) fn udp(addr: SocketAddr) -> Addr {
         Addr::Udp(unmapped(addr))
     }
 
@@ -76,7 +76,7 @@ fn unmapped(addr: SocketAddr) -> SocketAddr {
 }
 
 /// The other way: as a socket for both versions takes an address to send to. (Linux takes the IPv4 address as well.)
-pub(super) fn mapped(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn mapped(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
         SocketAddr::V6(_) => addr,
@@ -140,7 +140,7 @@ impl From<crate::io::Addr> for Addr {
 ///
 /// The only key is `reuseport`, which is on if its value begins with 1 to 9, t, T, y or Y; others are passed over.
 #[derive(Clone, Debug)]
-pub(super) struct Listen {
+pub(crate) struct Listen {
     /// As it was given, for errors.
     text: String,
     place: Place,
@@ -460,7 +460,7 @@ fn invalid(text: String) -> io::Error {
 
 /// A socket to serve: of std, non-blocking, registered nowhere.
 #[derive(Debug)]
-pub(super) enum Bound {
+pub(crate) enum Bound {
     Tcp(TcpListener),
     Udp(UdpSocket),
     /// With its file, if it has one. Whoever closes the listener drops both.
@@ -530,7 +530,7 @@ fn connect_now(path: &Path) -> Option<io::Result<Async<UnixStream>>> {
 /// The file of a Unix socket. It is removed when this is dropped, if it is still the same one: a new server may have taken
 /// its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     /// From the root: the program may go to another directory.
     path: PathBuf,
     device: u64,

@@ -835,7 +835,7 @@ fn listen<H: Handler>(
                             lp.server.inner().count(lp.index);
                             lp.open(stream, peer.into(), addr_index);
                         }
-                        Err(e) if is_fatal(&e) => return lp.server.inner().fail(e),
+                        Err(e) if never_again(&e) => return lp.server.inner().fail(e),
                         // Too many open files, most likely: `accept` has waited before it said so.
                         Err(_) => {}
                     }
@@ -854,7 +854,7 @@ fn register(bound: Bound) -> io::Result<Listener> {
 }
 
 /// Will this listener never accept again?
-fn is_fatal(e: &io::Error) -> bool {
+pub(crate) fn never_again(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
 }
 
@@ -887,7 +887,7 @@ async fn hand_out(inner: Arc<Inner>, listener: Listener, addr_index: usize) {
                     return;
                 }
             }
-            Err(e) if is_fatal(&e) => return inner.fail(e),
+            Err(e) if never_again(&e) => return inner.fail(e),
             Err(_) => {}
         }
     }

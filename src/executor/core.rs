@@ -251,14 +251,10 @@ impl Core {
     }
 
     /// The same, if this is the waker of a task of this core that is not complete. (Of one that is, the waker is not worth
-    /// keeping.) Those that are new in the queue are counted in `scheduled`.
+    /// keeping.)
     #[inline]
-    fn schedule_own(&self, waker: &Waker, scheduled: &mut u64) -> bool {
-        TaskPtr::of(waker, self).is_some_and(|task| {
-            let is_new = self.enqueue(task);
-            *scheduled += u64::from(is_new);
-            is_new || !task.is_complete()
-        })
+    fn schedule_own(&self, waker: &Waker) -> bool {
+        TaskPtr::of(waker, self).is_some_and(|task| self.schedule(task) || !task.is_complete())
     }
 
     #[inline]
@@ -372,41 +368,47 @@ impl Core {
                         return Ok(output);
                     }
                 }
-                self.run_tasks();
-                if self.local.shared.park.is_notified() {
-                    self.local.shared.park.wake();
-                    self.read_letters();
-                }
-                if self.stopped.get() {
-                    panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
-                }
-                let idle = || self.queue.is_empty() && !root.woken.load(Ordering::Relaxed);
-                if !idle() {
-                    self.turn(Some(Duration::ZERO))?;
-                    continue;
-                }
-                if let Some(spin) = self.settings.busy_poll {
-                    self.spin(spin, idle)?;
-                    if !idle() || self.local.shared.park.is_notified() {
-                        continue;
-                    }
-                }
-                self.counters().sleeps.add(1);
-                if self.turn(None)? {
-                    self.read_letters();
-                }
+                self.run_until_woken(&root.woken)?;
             }
         })
     }
 
+    /// Runs everything but the future that has this flag, until that may have to be polled.
+    fn run_until_woken(&self, woken: &AtomicBool) -> io::Result<()> {
+        loop {
+            self.run_tasks();
+            if self.local.shared.park.is_notified() {
+                self.local.shared.park.wake();
+                self.read_letters();
+            }
+            if self.stopped.get() {
+                panic!("a task has panicked, and this executor is set to stop then (Panics::StopCore)");
+            }
+            let idle = || self.queue.is_empty() && !woken.load(Ordering::Relaxed);
+            let mut timeout = Some(Duration::ZERO);
+            if idle() {
+                match self.settings.busy_poll {
+                    Some(limit) if self.spin(limit, idle)? => return Ok(()),
+                    _ => {}
+                }
+                self.counters().sleeps.add(1);
+                timeout = None;
+            }
+            if self.turn(timeout)? {
+                self.read_letters();
+            }
+            if woken.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
+    }
+
     /// One turn of the reactor; says whether there may be letters.
+    #[inline(always)]
     fn turn(&self, timeout: Option<Duration>) -> io::Result<bool> {
         let counters = self.counters();
         counters.turns.add(1);
-        let mut scheduled = 0;
-        let turn = self.local.turn(timeout, |waker| self.schedule_own(waker, &mut scheduled));
-        counters.wakes_local.add(scheduled);
-        match turn {
+        match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);
@@ -417,19 +419,22 @@ impl Core {
         }
     }
 
-    /// Turns without waiting, for as long as there is nothing to do and `limit` has not passed.
-    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) -> io::Result<()> {
+    /// Turns without waiting, for as long as there is nothing to do and `limit` has not passed. Is there something now?
+    #[cold]
+    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) -> io::Result<bool> {
+        let busy = || !idle() || self.local.shared.park.is_notified();
         let started = Instant::now();
         while started.elapsed() < limit {
             self.turn(Some(Duration::ZERO))?;
-            if !idle() || self.local.shared.park.is_notified() {
+            if busy() {
                 break;
             }
             std::hint::spin_loop();
         }
-        Ok(())
+        Ok(busy())
     }
 
+    #[inline(never)]
     fn read_letters(&self) {
         // Two lists take turns: once they have grown, a letter allocates nothing.
         let mut letters = self.letters.take();

@@ -119,6 +119,7 @@ impl Poller {
         }
     }
 
+    #[inline(never)]
     pub fn wait(
         &self,
         raw: &mut RawEvents,

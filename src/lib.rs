@@ -135,6 +135,8 @@
 //! }
 //! ```
 //!
+//! Callbacks that may block, on std's own streams, are for [`dispatch`]: it accepts on one thread and works on others.
+//!
 //! # Where to look
 //!
 //! | | |
@@ -144,6 +146,7 @@
 //! | [`time`] | timers, intervals, limits |
 //! | [`evio`] | servers of callbacks |
 //! | [`event`] | callbacks for descriptors, timers and signals, in the manner of libevent |
+//! | [`dispatch`] | servers of callbacks on threads that may block |
 //! | [`executor`] | one future, one thread of tasks, a thread per core; counters, shutdown |
 //! | [`reactor`] | a reactor in a loop of yours; which system call it waits in |
 //!
@@ -155,6 +158,7 @@
 //! [`Waker`]: std::task::Waker
 #![warn(missing_docs)]
 
+pub mod dispatch;
 pub mod event;
 pub mod evio;
 pub mod executor;

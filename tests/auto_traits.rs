@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use wakewheel::dispatch;
 use wakewheel::event;
 use wakewheel::evio;
 use wakewheel::executor::{self, CoreHandle, CoresBuilder, Panics, Stats};
@@ -167,6 +168,15 @@ mod table {
     row!(Stats:                            y y y y y);
 
     // evio. A filter around a connection need not be more than Send.
+    row!(dispatch::Dispatcher<TcpStream>:  y n y n n);
+    row!(dispatch::Running:                y y y n n);
+    row!(dispatch::Server:                 y y y y y);
+    row!(dispatch::Job<TcpStream>:         y y y y y);
+    row!(dispatch::Job<TcpStream, Cell<u8>>: y n y y n);
+    row!(dispatch::Arrival<'static, TcpStream>: y y y y y);
+    row!(dispatch::To<u8>:                 y y y y y);
+    row!(dispatch::Datagram:               y y y y y);
+    row!(dispatch::Stats:                  y y y y y);
     row!(evio::Addr:                       y y y y y);
     row!(evio::DetachedStream:             y n y n n);
     row!(evio::BlockingStream:             y n y n n);

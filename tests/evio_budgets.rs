@@ -81,10 +81,6 @@ impl Handler for Echo {
         Action::None
     }
 
-    fn watches_writes(&self) -> bool {
-        false
-    }
-
     fn data<'a>(&mut self, conn: &mut Conn<'_, ()>, input: &'a [u8]) -> Reply<'a> {
         self.allocated.times.store(ALLOCATIONS.get(), Ordering::Relaxed);
         self.allocated.bytes.store(BYTES.get(), Ordering::Relaxed);

@@ -645,10 +645,22 @@ fn b17_signals_disturb_nothing() {
     });
 }
 
-/// Does it say which address it is about? Its scheme may be in other words.
+/// Does it say which address it is about, as it was given?
 fn quotes(error: &std::io::Error, addr: &str) -> bool {
-    error.to_string().contains(addr.strip_prefix("unix://").filter(|path| !path.is_empty()).unwrap_or(addr))
-        || addr.strip_prefix("tcp://").is_some_and(|addr| error.to_string().contains(addr))
+    error.to_string().contains(addr)
+}
+
+#[test]
+fn b18_an_error_of_the_kernel_quotes_the_address_as_it_was_given() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp = format!("tcp://{}", taken.local_addr().unwrap());
+    for addr in [tcp.as_str(), "unix:///nowhere/at/all/socket"] {
+        let error = serve(echo(), [addr]).expect_err(addr);
+        assert!(quotes(&error, addr), "{addr}: {error}");
+        let kernel =
+            std::error::Error::source(&error).and_then(|source| source.downcast_ref::<std::io::Error>());
+        assert!(kernel.is_some_and(|kernel| kernel.raw_os_error().is_some()), "{addr}: {error}");
+    }
 }
 
 #[test]

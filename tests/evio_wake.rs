@@ -656,6 +656,7 @@ fn b31_what_is_not_sent_when_the_connection_ends_is_told_so() {
     // Of the kernel's buffer, 200 KiB at most are sent.
     handle.write_then(b"first", ends.of(1));
     client.expect(b"first");
+    ends.wait(1);
     handle.write_then(&vec![b'x'; BLOCK], ends.of(2));
     handle.write_then(b"third", ends.of(3));
     assert_eq!(ends.wait(2)[1..], [(3, Some(ErrorKind::WouldBlock))], "beyond the high-water mark");

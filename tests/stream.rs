@@ -3,15 +3,20 @@
 mod common;
 
 use common::dir::Dir;
-use common::run;
+use common::{Wakes, run};
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future, stream};
 use proptest::{prop_assert_eq, prop_assume, proptest};
 use std::collections::HashSet;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{SocketAddr as UnixSocketAddr, UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use wakewheel::io::{Addr, Listener, Stream};
 use wakewheel::{Async, Cores};
 
@@ -237,6 +242,205 @@ fn chunks_are_what_was_written_and_empty_at_the_end() {
         assert_eq!(*server.read_chunk().await?, *b"hello");
         drop(client);
         assert!(server.read_chunk().await?.is_empty());
+        Ok(())
+    });
+}
+
+/// Everything up to the end of the stream.
+async fn all_chunks(stream: &Stream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let end = poll_fn(|cx| {
+        stream.poll_for_each_chunk(cx, |_cx, chunk| {
+            assert!(!chunk.is_empty());
+            bytes.extend_from_slice(chunk);
+            ControlFlow::<Infallible>::Continue(())
+        })
+    });
+    assert_eq!(end.await?, None);
+    Ok(bytes)
+}
+
+/// Polls it once in a task of its own, which is asked by hand and counts how often it is woken.
+fn poll_chunks(stream: &Stream, waker: &Waker, bytes: &mut Vec<u8>) -> Poll<io::Result<Option<()>>> {
+    stream.poll_for_each_chunk(&mut Context::from_waker(waker), |_cx, chunk| {
+        bytes.extend_from_slice(chunk);
+        ControlFlow::Continue(())
+    })
+}
+
+#[test]
+fn each_chunk_is_seen_until_the_end_and_the_end_again() {
+    with_connections("each", async |mut client, server| {
+        let write = async {
+            for _ in 0..100 {
+                client.write_all(b"hello").await?;
+                future::yield_now().await;
+            }
+            drop(client);
+            io::Result::Ok(())
+        };
+        let (written, read) = future::zip(write, all_chunks(&server)).await;
+        written?;
+        assert_eq!(read?, b"hello".repeat(100));
+        assert!(all_chunks(&server).await?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn each_chunk_of_more_than_a_buffer() {
+    with_connections("more", async |mut client, server| {
+        let bytes: Vec<u8> = (0..251).cycle().take(3_000_000).collect();
+        let write = async {
+            client.write_all(&bytes).await?;
+            drop(client);
+            io::Result::Ok(())
+        };
+        let (written, read) = future::zip(write, all_chunks(&server)).await;
+        written?;
+        assert!(read? == bytes, "what arrives is what was sent");
+        Ok(())
+    });
+}
+
+#[test]
+fn whoever_breaks_off_goes_on_with_the_next_chunk() {
+    with_connections("break", async |mut client, server| {
+        for i in 0..10 {
+            client.write_all(&[i]).await?;
+            let seen =
+                poll_fn(|cx| server.poll_for_each_chunk(cx, |_cx, chunk| ControlFlow::Break(chunk.to_vec())));
+            assert_eq!(seen.await?, Some(vec![i]));
+        }
+        // In other ways as well.
+        client.write_all(b"chunk").await?;
+        assert_eq!(*server.read_chunk().await?, *b"chunk");
+        client.write_all(b"last").await?;
+        drop(client);
+        assert_eq!(all_chunks(&server).await?, b"last");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_error_comes_after_the_chunks_before_it() {
+    run(async {
+        let listener = Listener::bind(&addr("127.0.0.1:0"))?;
+        let client = Stream::connect(&listener.local_addr()?).await?;
+        let (mut server, _) = listener.accept().await?;
+        // What the client has not read makes its end a reset.
+        server.write_all(b"unread").await?;
+        future::yield_now().await;
+        drop(client);
+        let error = loop {
+            match all_chunks(&server).await {
+                Ok(_) => future::yield_now().await,
+                Err(e) => break e,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        Ok(())
+    });
+}
+
+/// After a short read it waits without another look: each message wakes it all the same, once.
+#[test]
+fn each_short_chunk_is_waited_for() {
+    with_connections("short", async |mut client, server| {
+        let (wakes, waker) = Wakes::new();
+        let mut bytes = Vec::new();
+        assert!(poll_chunks(&server, &waker, &mut bytes).is_pending());
+        for i in 1..=20 {
+            client.write_all(b"message").await?;
+            while wakes.count() < i {
+                future::yield_now().await;
+            }
+            assert!(poll_chunks(&server, &waker, &mut bytes).is_pending());
+            assert_eq!(bytes, b"message".repeat(i));
+            // Nothing has come since, and nobody says so.
+            assert!(poll_chunks(&server, &waker, &mut bytes).is_pending());
+            assert_eq!(wakes.count(), i);
+        }
+        drop(client);
+        while wakes.count() < 21 {
+            future::yield_now().await;
+        }
+        assert!(matches!(poll_chunks(&server, &waker, &mut bytes), Poll::Ready(Ok(None))));
+        Ok(())
+    });
+}
+
+/// It goes from one task to another, which is the one that is woken then.
+#[test]
+fn each_chunk_is_for_the_task_that_polled_last() {
+    with_connections("tasks", async |mut client, server| {
+        let tasks = [Wakes::new(), Wakes::new()];
+        let mut bytes = Vec::new();
+        for i in 0..20 {
+            let (wakes, waker) = &tasks[i / 3 % 2];
+            assert!(poll_chunks(&server, waker, &mut bytes).is_pending());
+            let before = wakes.count();
+            client.write_all(b"x").await?;
+            while wakes.count() == before {
+                future::yield_now().await;
+            }
+            assert!(poll_chunks(&server, waker, &mut bytes).is_pending());
+            assert_eq!(bytes.len(), i + 1);
+        }
+        Ok(())
+    });
+}
+
+/// The chunk that was being looked at is lost, but neither its buffer nor what comes after it.
+#[test]
+fn a_panic_about_a_chunk_costs_that_chunk() {
+    with_connections("panic", async |mut client, server| {
+        let (_, waker) = Wakes::new();
+        let mut places = HashSet::new();
+        for _ in 0..100 {
+            client.write_all(b"x").await?;
+            // A new budget.
+            future::yield_now().await;
+            server.readable().await?;
+            let panicked = catch_unwind(AssertUnwindSafe(|| {
+                server.poll_for_each_chunk(&mut Context::from_waker(&waker), |_cx, chunk| {
+                    places.insert(chunk.as_ptr());
+                    resume_unwind(Box::new(())) as ControlFlow<()>
+                })
+            }));
+            assert!(panicked.is_err());
+        }
+        assert_eq!(places.len(), 1, "the buffer comes back");
+        client.write_all(b"y").await?;
+        drop(client);
+        assert_eq!(all_chunks(&server).await?, b"y");
+        Ok(())
+    });
+}
+
+/// A peer that sends without end does not keep the others waiting: here there is always more to read.
+#[test]
+fn a_firehose_of_chunks_yields() {
+    with_connections("firehose", async |client, server| {
+        let write = |bytes: &[u8]| match &client {
+            Stream::Tcp(client) => client.get_ref().write(bytes),
+            Stream::Unix(client) => client.get_ref().write(bytes),
+        };
+        let (wakes, waker) = Wakes::new();
+        write(b"x")?;
+        server.readable().await?;
+        let mut chunks = 0;
+        let polled = server.poll_for_each_chunk(&mut Context::from_waker(&waker), |_cx, _| {
+            chunks += 1;
+            let _ = write(&[0; 100_000]);
+            ControlFlow::<()>::Continue(())
+        });
+        assert!(polled.is_pending());
+        assert!((1..=128).contains(&chunks), "{chunks} chunks in one poll");
+        while wakes.count() == 0 {
+            future::yield_now().await;
+        }
+        assert!(matches!(server, Stream::Tcp(_)) || chunks > 100, "it has stopped early, after {chunks}");
         Ok(())
     });
 }

@@ -980,7 +980,7 @@ fn a_limit_that_was_not_needed_leaves_no_timer() {
 // ----------------------------------------------------------------------------------------------- in bulk
 
 #[test]
-fn a_hundred_thousand_timers_half_of_them_cancelled_fire_in_exact_order() {
+fn b53_a_hundred_thousand_timers_half_of_them_cancelled_fire_in_exact_order() {
     let count = 100_000;
     within_limit(move || {
         mocked(async |clock| {

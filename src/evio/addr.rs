@@ -5,6 +5,7 @@
 
 use crate::Async;
 use crate::io::SocketOptions;
+use crate::sys::error::explained;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -47,12 +48,12 @@ pub enum Addr {
 
 impl Addr {
     /// The address of a TCP socket, as the kernel gives it.
-    pub(super) fn tcp(addr: SocketAddr) -> Addr {
+    pub(crate) fn tcp(addr: SocketAddr) -> Addr {
         Addr::Tcp(unmapped(addr))
     }
 
     /// The address of a UDP socket, as the kernel gives it.
-    pub(super) fn udp(addr: SocketAddr) -> Addr {
+    pub(crate) fn udp(addr: SocketAddr) -> Addr {
         Addr::Udp(unmapped(addr))
     }
 
@@ -75,7 +76,7 @@ fn unmapped(addr: SocketAddr) -> SocketAddr {
 }
 
 /// The other way: as a socket for both versions takes an address to send to. (Linux takes the IPv4 address as well.)
-pub(super) fn mapped(addr: SocketAddr) -> SocketAddr {
+pub(crate) fn mapped(addr: SocketAddr) -> SocketAddr {
     match addr {
         SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), v4.port()).into(),
         SocketAddr::V6(_) => addr,
@@ -139,7 +140,7 @@ impl From<crate::io::Addr> for Addr {
 ///
 /// The only key is `reuseport`, which is on if its value begins with 1 to 9, t, T, y or Y; others are passed over.
 #[derive(Clone, Debug)]
-pub(super) struct Listen {
+pub(crate) struct Listen {
     /// As it was given, for errors.
     text: String,
     place: Place,
@@ -220,6 +221,16 @@ impl Listen {
         self.reuse_port && !matches!(self.place, Place::Unix(_))
     }
 
+    /// Is it for datagrams?
+    pub fn is_udp(&self) -> bool {
+        matches!(self.place, Place::Udp(_))
+    }
+
+    /// It is for datagrams, and should not be.
+    pub fn not_a_stream(&self) -> io::Error {
+        invalid(format!("cannot listen on {:?}: datagrams are for callbacks, see `Handler::data`", self.text))
+    }
+
     /// Has a host to be looked up?
     pub fn is_a_name(&self) -> bool {
         matches!(&self.place, Place::Tcp(Inet { host: Host::Name(_), .. }))
@@ -249,6 +260,22 @@ impl Listen {
     /// Errors: what the kernel or the resolver says, with the address in the text. `AddrInUse` where a server listens on
     /// the Unix socket already, `AlreadyExists` if there is something else at its path.
     pub fn bind(&self, nodelay: bool) -> io::Result<Bound> {
+        self.bind_first(nodelay).map_err(|e| self.quoted(e))
+    }
+
+    /// What the kernel says, with the address as it was given.
+    fn quoted(&self, e: io::Error) -> io::Error {
+        if e.to_string().contains(&self.text) {
+            return e;
+        }
+        let text = match std::error::Error::source(&e) {
+            Some(kernel) => format!("cannot listen on {:?}: {kernel}", self.text),
+            None => format!("cannot listen on {:?}: {e}", self.text),
+        };
+        explained(e, text)
+    }
+
+    fn bind_first(&self, nodelay: bool) -> io::Result<Bound> {
         match &self.place {
             Place::Unix(path) => bind_unix(path, &self.text),
             Place::Tcp(inet) | Place::Udp(inet) => {
@@ -273,7 +300,7 @@ impl Listen {
     pub fn bind_again(&self, addr: &Addr, nodelay: bool) -> io::Result<Bound> {
         match (&self.place, addr) {
             (Place::Tcp(_), Addr::Tcp(addr)) | (Place::Udp(_), Addr::Udp(addr)) => {
-                self.bind_at(*addr, nodelay)
+                self.bind_at(*addr, nodelay).map_err(|e| self.quoted(e))
             }
             _ => Err(invalid(format!("{:?} cannot have one more listener, at {addr}", self.text))),
         }
@@ -433,7 +460,7 @@ fn invalid(text: String) -> io::Error {
 
 /// A socket to serve: of std, non-blocking, registered nowhere.
 #[derive(Debug)]
-pub(super) enum Bound {
+pub(crate) enum Bound {
     Tcp(TcpListener),
     Udp(UdpSocket),
     /// With its file, if it has one. Whoever closes the listener drops both.
@@ -503,7 +530,7 @@ fn connect_now(path: &Path) -> Option<io::Result<Async<UnixStream>>> {
 /// The file of a Unix socket. It is removed when this is dropped, if it is still the same one: a new server may have taken
 /// its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     /// From the root: the program may go to another directory.
     path: PathBuf,
     device: u64,

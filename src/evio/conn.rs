@@ -116,7 +116,9 @@ impl<C> Conn<'_, C> {
 
     /// Leaves the last `len` bytes of the input for the next time: they are delivered again, before what comes then, as one
     /// slice. For a message that is not complete. (Nothing, for a datagram.) If the connection is detached, its stream
-    /// begins with them.
+    /// begins with them. A wake does not deliver them.
+    ///
+    /// Nothing limits how much that can become: if `input.len()` is more than a message may have, close the connection.
     ///
     /// See [`InputStream`](super::InputStream) for the way of evio, where the handler keeps them.
     ///

@@ -12,17 +12,17 @@ use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
 use crate::io::{KeepAlive, Stream};
 use crate::time::Timer;
-use futures_io::AsyncWrite;
 use std::future::Future;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, SocketAddrV4};
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The peer may take so long to read the last output.
 const LINGER: Duration = Duration::from_secs(10);
@@ -33,6 +33,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 const DRAIN_MAX: usize = 1 << 20;
 /// A buffer that has grown beyond this is not kept.
 const KEEP: usize = 256 * 1024;
+/// After so many, others have a turn.
+const FLUSHES: u32 = 64;
 /// What is read at a time through a filter.
 const FILTERED: usize = 64 * 1024;
 
@@ -77,6 +79,8 @@ struct Extras {
     /// How many bytes of the input the callback that is running has left.
     unread: usize,
     idle: Option<Duration>,
+    /// When a byte was received or sent, if that is of interest.
+    alive: Instant,
     linger: Duration,
     half_close: Duration,
     high_water: usize,
@@ -169,6 +173,7 @@ impl Inner {
                 rest: Vec::new(),
                 unread: 0,
                 idle: None,
+                alive: Instant::now(),
                 linger: LINGER,
                 half_close: HALF_CLOSE,
                 high_water: HIGH_WATER,
@@ -218,7 +223,10 @@ impl Inner {
         if let Some(idle) = options.idle_timeout {
             self.extras().idle = Some(idle);
             self.set(IDLE);
-            self.arm(Due::Idle, idle);
+            self.touch();
+            if matches!(self.extras().due, Due::Idle | Due::Nothing) {
+                self.arm(Due::Idle, idle);
+            }
         }
         if let Some(bytes) = options.high_water {
             self.extras().high_water = bytes;
@@ -251,7 +259,7 @@ impl Inner {
         if self.has(OPEN) {
             self.set(HANDLE);
         } else {
-            handle.shared().close();
+            handle.shared().refuse();
         }
         self.tell_addrs(transport, handle.shared());
         self.extras().shared = Some(handle.shared().clone());
@@ -274,14 +282,19 @@ impl Inner {
         self.set(TIMER);
     }
 
-    /// A sign of life.
+    /// A sign of life. It does not touch the timer, which finds out when it fires.
+    #[inline]
     fn touch(&mut self) {
         if self.has(IDLE) {
-            let extras = self.extras();
-            if let (Due::Idle | Due::Nothing, Some(idle)) = (extras.due, extras.idle) {
-                self.arm(Due::Idle, idle);
-            }
+            self.extras().alive = Instant::now();
         }
+    }
+
+    /// How long it may still be silent.
+    fn idle_left(&mut self) -> Option<Duration> {
+        let extras = self.extras();
+        let left = extras.idle?.saturating_sub(extras.alive.elapsed());
+        (!left.is_zero()).then_some(left)
     }
 
     fn fail(&mut self, error: io::Error) {
@@ -383,8 +396,8 @@ impl<H: Handler> Future for Connection<H> {
             }
             let Connection { transport, inner, context, lp } = &mut *this;
             let read = match &*transport {
-                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |cx, input| {
-                    deliver(transport, stream, inner, context, lp, cx, input)
+                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |_cx, input| {
+                    deliver(transport, stream, inner, context, lp, input)
                 }),
                 _ => this.read_filtered(cx),
             };
@@ -422,11 +435,20 @@ impl<H: Handler> Connection<H> {
         let timed_out = |text| io::Error::new(io::ErrorKind::TimedOut, text);
         match due {
             Due::Nothing => {}
-            Due::Idle => self.inner.fail(timed_out("no byte was received or sent for the idle timeout")),
+            Due::Idle => match self.inner.idle_left() {
+                Some(left) => self.inner.arm(Due::Idle, left),
+                None => self.inner.fail(timed_out("no byte was received or sent for the idle timeout")),
+            },
             Due::Linger => {
                 self.inner.fail(timed_out("the peer did not read the last output within the linger time"))
             }
-            Due::HalfClose => self.inner.close_later(Action::Close),
+            // Or else there is an answer under way, and it is known what comes after that.
+            Due::HalfClose if !self.inner.has(ACTION) => self.inner.close_later(Action::Close),
+            Due::HalfClose if self.inner.has(IDLE) => {
+                let left = self.inner.idle_left().unwrap_or_default();
+                self.inner.arm(Due::Idle, left);
+            }
+            Due::HalfClose => {}
             Due::Drain => self.inner.set(FAILED),
         }
         Poll::Ready(())
@@ -456,7 +478,7 @@ impl<H: Handler> Connection<H> {
     /// All that has to be done before the next read.
     #[cold]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
-        let mut woken = false;
+        let (mut woken, mut answers, mut flushes) = (false, false, 0);
         loop {
             let stopping = self.lp.stopping.get();
             if self.inner.has(DRAINING) {
@@ -482,6 +504,12 @@ impl<H: Handler> Connection<H> {
             if self.inner.has(UNSENT) {
                 if stopping && !self.inner.has(ACTION) {
                     self.inner.close_later(Action::Close);
+                }
+                // Who is told of the end of a write may write again, and again.
+                flushes += 1;
+                if flushes > FLUSHES {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
                 }
                 if self.flush(cx).is_pending() {
                     ready!(self.wait(cx));
@@ -519,10 +547,15 @@ impl<H: Handler> Connection<H> {
                     self.inner.set(WAKE);
                     self.hands(|hands| hands.woken());
                     self.inner.unset(WAKE);
+                    answers = self.inner.has(UNSENT);
                     continue;
                 }
                 // It wakes itself again and again: its input has its turn before that, and so have all others.
                 cx.waker().wake_by_ref();
+                if self.inner.has(ENDED) && answers {
+                    // There is no more input, but a peer that waits for all of an answer.
+                    return Poll::Pending;
+                }
             }
             if self.inner.has(ENDED) {
                 if self.inner.is_expected_to_answer() {
@@ -579,6 +612,10 @@ impl<H: Handler> Connection<H> {
             Some(transport) => match transport.poll_close(cx) {
                 Poll::Ready(_) => {}
                 Poll::Pending => {
+                    if self.inner.extras().due != Due::Linger {
+                        let linger = self.inner.extras().linger;
+                        self.inner.arm(Due::Linger, linger);
+                    }
                     ready!(self.wait(cx));
                     return Poll::Ready(None);
                 }
@@ -625,7 +662,7 @@ impl<H: Handler> Connection<H> {
         let extras = self.inner.extras();
         let rest = mem::take(&mut extras.rest);
         if let Some(shared) = extras.shared.take() {
-            shared.close();
+            handle::fail_all(shared.close());
         }
         self.inner.unset(OPEN | HANDLE);
         let stream = DetachedStream::new(transport, rest);
@@ -645,12 +682,15 @@ impl<H: Handler> Connection<H> {
 
     /// The end of a connection under callbacks: all are told.
     fn finish(&mut self, error: Option<io::Error>) {
+        let mut told = Ok(());
         if let Some(extras) = &mut self.inner.extras {
-            let done = mem::take(&mut extras.done);
+            let mut done = mem::take(&mut extras.done);
             if let Some(shared) = &extras.shared {
-                shared.close();
+                done.append(&mut shared.close());
             }
-            handle::fail_all(done);
+            if !done.is_empty() {
+                told = catch_unwind(AssertUnwindSafe(|| handle::fail_all(done)));
+            }
         }
         if self.inner.has(ACTION) && self.inner.extras().action == Action::Shutdown {
             // It has failed before its output had gone.
@@ -662,6 +702,9 @@ impl<H: Handler> Connection<H> {
             action = self.hands(|hands| hands.call(|handler, conn| handler.closed(conn, error.as_ref())));
         }
         self.uncount(action);
+        if let Err(payload) = told {
+            resume_unwind(payload);
+        }
     }
 
     fn uncount(&mut self, action: Action) {
@@ -680,17 +723,24 @@ impl<H: Handler> Drop for Connection<H> {
     fn drop(&mut self) {
         let panicked = self.lp.has_panicked();
         // `closed` may be the next to panic.
-        let _noted = AtEnd(self.lp.clone());
+        let _end = AtEnd { lp: self.lp.clone(), counted: self.inner.has(COUNTED) };
+        self.inner.unset(COUNTED);
         let error = panicked.then(|| io::Error::other("a callback of this connection has panicked"));
         self.finish(error);
     }
 }
 
-struct AtEnd<H: Handler>(Rc<Loop<H>>);
+struct AtEnd<H: Handler> {
+    lp: Rc<Loop<H>>,
+    counted: bool,
+}
 
 impl<H: Handler> Drop for AtEnd<H> {
     fn drop(&mut self) {
-        self.0.has_panicked();
+        self.lp.has_panicked();
+        if self.counted {
+            self.lp.uncount();
+        }
     }
 }
 
@@ -698,19 +748,30 @@ impl Inner {
     /// An attempt to send `output` has not sent all of it.
     #[cold]
     fn sent_partly(&mut self, result: Poll<io::Result<usize>>, output: Vec<u8>) {
-        match result {
-            Poll::Ready(Ok(sent)) => self.keep(output, sent),
-            Poll::Pending => self.keep(output, 0),
-            Poll::Ready(Err(e)) => self.fail(e),
+        let sent = match result {
+            Poll::Ready(Ok(sent)) => sent,
+            Poll::Pending => 0,
+            Poll::Ready(Err(e)) => return self.fail(e),
+        };
+        // Nothing waited before the callback. What does now was added while it was sent, and comes after it.
+        let added = mem::take(&mut self.extras().unsent);
+        self.keep(output, sent);
+        if !added.is_empty() {
+            self.keep(added, 0);
         }
+    }
+
+    /// How many bytes the callback has left, of an input of `len`.
+    fn take_unread(&mut self, len: usize) -> usize {
+        let left = mem::take(&mut self.extras().unread);
+        assert!(left <= len, "unread({left}), but the input had {len} bytes");
+        left
     }
 
     #[cold]
     fn keep_rest(&mut self, input: &[u8]) {
-        let extras = self.extras();
-        let left = mem::take(&mut extras.unread);
-        assert!(left <= input.len(), "unread({left}), but the input had {} bytes", input.len());
-        extras.rest = input[input.len() - left..].to_vec();
+        let left = self.take_unread(input.len());
+        self.extras().rest = input[input.len() - left..].to_vec();
         if left == 0 {
             self.unset(REST);
         }
@@ -736,35 +797,41 @@ impl Inner {
 #[inline(always)]
 fn deliver<H: Handler>(
     transport: &Option<Transport>,
-    mut stream: &Stream,
+    stream: &Stream,
     inner: &mut Inner,
     context: &mut H::Context,
     lp: &Loop<H>,
-    cx: &mut Context<'_>,
     input: &[u8],
 ) -> ControlFlow<()> {
     let Hands { handler, out } = &mut *lp.hands.borrow_mut();
-    if inner.has(REST | IDLE) || lp.watches_writes {
+    if inner.has(REST) {
         Borrowed { transport, inner, context, lp, handler, out }.data(input);
         return ControlFlow::Break(());
     }
+    inner.touch();
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
-    let Reply { output, action } = handler.data(conn, input);
+    let Reply { mut output, action } = handler.data(conn, input);
     if inner.has(REST) {
         inner.keep_rest(input);
     }
     mem::forget(panics);
     if !out.is_empty() {
         out.extend_from_slice(&output);
-        match Pin::new(&mut stream).poll_write(cx, out) {
-            Poll::Ready(Ok(sent)) if sent == out.len() && sent <= KEEP => out.clear(),
-            result => inner.sent_partly(result, mem::take(out)),
+        let mut bytes = mem::take(out);
+        let hands = Borrowed { transport, inner, context, lp, handler, out };
+        match hands.send(stream, &bytes) {
+            Poll::Ready(Ok(sent)) if sent == bytes.len() && sent <= KEEP => {
+                bytes.clear();
+                *out = bytes;
+            }
+            result => inner.sent_partly(result, bytes),
         }
     } else if !output.is_empty() {
-        match Pin::new(&mut stream).poll_write(cx, &output) {
+        let hands = Borrowed { transport, inner, context, lp, handler, out };
+        match hands.send(stream, &output) {
             Poll::Ready(Ok(sent)) if sent == output.len() => {}
-            result => inner.sent_partly(result, output.into_owned()),
+            result => inner.sent_partly(result, mem::take(&mut output).into_owned()),
         }
     }
     if action != Action::None {
@@ -785,6 +852,7 @@ struct Borrowed<'a, H: Handler> {
 
 impl<H: Handler> Borrowed<'_, H> {
     /// A callback. What it appends to its output is sent after all that waits already.
+    #[inline]
     fn call<R>(&mut self, f: impl FnOnce(&mut H, &mut Conn<'_, H::Context>) -> R) -> R {
         let panics = self.lp.note_panics();
         let link = Link::Stream(self.transport, self.inner);
@@ -797,18 +865,25 @@ impl<H: Handler> Borrowed<'_, H> {
         result
     }
 
+    /// Sends what can be sent at once.
+    #[inline(always)]
+    fn send(mut self, stream: &Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if !self.lp.watches_writes {
+            return stream.send_at_once(bytes);
+        }
+        self.call(|handler, conn| handler.pre_write(conn));
+        let result = stream.send_at_once(bytes);
+        if let Poll::Ready(Ok(sent)) = result {
+            self.call(|handler, conn| handler.post_write(conn, sent, bytes.len() - sent));
+        }
+        result
+    }
+
     /// A wake, which is no sign of life of the peer, and leaves alone what was left of its input.
     fn woken(&mut self) {
-        let reply = self.call(|handler, conn| handler.data(conn, &[]));
-        if self.inner.has(REST) {
-            let extras = self.inner.extras();
-            let left = mem::take(&mut extras.unread);
-            let panics = self.lp.note_panics();
-            assert!(left == 0, "unread({left}), but a wake has no input");
-            mem::forget(panics);
-            if extras.rest.is_empty() {
-                self.inner.unset(REST);
-            }
+        let (reply, _) = self.call_data(&[]);
+        if self.inner.has(REST) && self.inner.extras().rest.is_empty() {
+            self.inner.unset(REST);
         }
         self.answer(reply);
     }
@@ -824,13 +899,25 @@ impl<H: Handler> Borrowed<'_, H> {
             rest.extend_from_slice(input);
         }
         let input = if rest.is_empty() { input } else { &rest };
-        let panics = self.lp.note_panics();
-        let reply = self.call(|handler, conn| handler.data(conn, input));
-        if self.inner.has(REST) {
-            self.inner.keep_rest(input);
-        }
-        mem::forget(panics);
+        let (reply, left) = self.call_data(input);
         self.answer(reply);
+        if left > 0 {
+            // What was left before, and is again, is not copied: however often it is, that costs no more than its length.
+            let left = if left == rest.len() { rest } else { input[input.len() - left..].to_vec() };
+            self.inner.extras().rest = left;
+        } else {
+            self.inner.unset(REST);
+        }
+    }
+
+    /// The answer, and how much of the input it has left.
+    fn call_data<'i>(&mut self, input: &'i [u8]) -> (Reply<'i>, usize) {
+        let reply = self.call(|handler, conn| handler.data(conn, input));
+        // To leave more than there was is a panic of the callback.
+        let panics = self.lp.note_panics();
+        let left = if self.inner.has(REST) { self.inner.take_unread(input.len()) } else { 0 };
+        mem::forget(panics);
+        (reply, left)
     }
 
     fn opened(&mut self) {
@@ -932,9 +1019,10 @@ impl<H: Handler> Connection<H> {
         let before = extras.position + extras.held() as u64;
         let mut done = Vec::new();
         let (base, taken) = shared.take_writes(&mut extras.unsent, &mut done);
+        // Also if it is only a write of nothing: somebody wants to know when that is done.
+        let news = taken > 0 || !done.is_empty();
         extras.done.extend(done.into_iter().map(|(end, done)| (before + (end - base), done)));
-        // Who has written nothing is told at once, unless something is before it.
-        if taken > 0 || !extras.done.is_empty() {
+        if news {
             self.inner.set(UNSENT);
         }
     }
@@ -949,8 +1037,10 @@ impl<H: Handler> Connection<H> {
         let position = extras.position;
         let gone = extras.done.iter().take_while(|(end, _)| *end <= position).count();
         let gone: Vec<_> = extras.done.drain(..gone).collect();
-        for (_, done) in gone {
-            done(Ok(()));
+        if !gone.is_empty() {
+            let panics = self.lp.note_panics();
+            handle::tell_all(gone, || Ok(()));
+            mem::forget(panics);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! A connection, as seen from other threads.
 
 use super::Addr;
+use crate::reactor::contain;
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::Waker;
@@ -132,7 +134,9 @@ impl ConnHandle {
         Ok(())
     }
 
-    /// Sends `bytes`, after all that was to be sent before: what one thread writes keeps its order.
+    /// Sends `bytes`, after all that was to be sent before: what one thread writes keeps its order. (In a callback of the
+    /// connection itself, what the callback answers goes before that.) When the connection ends, what has not gone is lost;
+    /// [`write_then`](ConnHandle::write_then) tells.
     ///
     /// # Errors
     ///
@@ -272,25 +276,42 @@ impl Shared {
         self.handles.load(Ordering::SeqCst) == 0
     }
 
-    /// The connection is over. Who waits for bytes to be sent is told that they will not be.
-    pub fn close(&self) {
-        let (done, waker) = {
-            let mut queue = self.lock();
-            queue.closed = true;
-            queue.bytes = Vec::new();
-            // A wake that nobody will answer must not make the next one look as if somebody would.
-            self.signals.store(0, Ordering::Release);
-            (std::mem::take(&mut queue.done), queue.waker.take())
-        };
+    /// The connection is over. Returns those who are to be told that their bytes will not be sent.
+    #[must_use]
+    pub fn close(&self) -> Vec<(u64, Done)> {
+        let mut queue = self.lock();
+        queue.closed = true;
+        queue.bytes = Vec::new();
+        // A wake that nobody will answer must not make the next one look as if somebody would.
+        self.signals.store(0, Ordering::Release);
+        let (done, waker) = (std::mem::take(&mut queue.done), queue.waker.take());
+        drop(queue);
         drop(waker);
-        fail_all(done);
+        done
+    }
+
+    /// [`close`](Shared::close) for one that never was, and has no task that a panic could cost.
+    pub fn refuse(&self) {
+        let done = self.close();
+        contain(|| fail_all(done));
     }
 }
 
-/// Tells them that their bytes will not be sent.
+/// Tells them that their bytes will not be sent. See [`tell_all`].
 pub(super) fn fail_all(done: Vec<(u64, Done)>) {
+    tell_all(done, || Err(over()));
+}
+
+/// Tells each of them. If one panics, that goes on after the last.
+pub(super) fn tell_all(done: Vec<(u64, Done)>, what: impl Fn() -> io::Result<()>) {
+    let mut panic = None;
     for (_, done) in done {
-        done(Err(over()));
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| done(what()))) {
+            panic = Some(payload);
+        }
+    }
+    if let Some(payload) = panic {
+        resume_unwind(payload);
     }
 }
 

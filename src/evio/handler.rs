@@ -163,7 +163,9 @@ impl Options {
     }
 
     /// Lets the kernel find out that the peer has vanished (TCP): it asks after so much silence, and as often from then
-    /// on. The kernel counts in whole seconds; parts of one are rounded up. Off by default.
+    /// on. The kernel counts in whole seconds; parts of one are rounded up. Off by default. (This one and
+    /// [`nodelay`](Options::nodelay) do nothing for Unix sockets, and behind a [filter](super::Builder::translate), which has the
+    /// stream and can set them.)
     #[must_use]
     pub fn tcp_keepalive(mut self, time: Duration) -> Options {
         self.keepalive = Some(time);
@@ -179,15 +181,16 @@ impl Options {
     }
 
     /// Closes the connection when no byte has been received or sent for so long; [`closed`](Handler::closed) is told
-    /// [`TimedOut`](io::ErrorKind::TimedOut). Never by default.
+    /// [`TimedOut`](io::ErrorKind::TimedOut). Never by default. To be woken is no sign of life. While the
+    /// [linger](Options::linger) or the [half-close time](Options::half_close) runs, it counts instead of this one.
     #[must_use]
     pub fn idle_timeout(mut self, time: Duration) -> Options {
         self.idle_timeout = Some(time);
         self
     }
 
-    /// How many bytes of [`ConnHandle::write`](super::ConnHandle::write) may wait to be sent, before it says
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock). 1 MiB by default.
+    /// When so many bytes wait to be sent, [`ConnHandle::write`](super::ConnHandle::write) says
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock). Output of callbacks counts, and is not refused. 1 MiB by default.
     #[must_use]
     pub fn high_water(mut self, bytes: usize) -> Options {
         self.high_water = Some(bytes);
@@ -205,7 +208,7 @@ impl Options {
 
     /// How long a connection whose peer has said that it will send no more is kept for those who have a
     /// [handle](super::ConnHandle) of it, and may still have to answer. 1 second by default. Without a handle, it is
-    /// closed as soon as its output has gone.
+    /// closed as soon as its output has gone. A handle in the context of the connection is one, too.
     #[must_use]
     pub fn half_close(mut self, time: Duration) -> Options {
         self.half_close = Some(time);
@@ -224,7 +227,8 @@ impl Options {
 /// # Panics
 ///
 /// A callback that panics costs its connection: it is closed, and [`closed`](Handler::closed) is told so. The server goes
-/// on, with the handler as the panic left it. A panic in [`serving`](Handler::serving) or [`tick`](Handler::tick) ends the
+/// on, with the handler as the panic left it. So it is with what [`ConnHandle::write_then`](super::ConnHandle::write_then)
+/// calls, and with a context whose `default` panics (then there are no callbacks at all). A panic in [`serving`](Handler::serving) or [`tick`](Handler::tick) ends the
 /// server, and goes on out of [`serve`](super::serve).
 ///
 /// # Examples
@@ -304,8 +308,8 @@ pub trait Handler: 'static {
         Err(stream)
     }
 
-    /// Shall [`pre_write`](Handler::pre_write) and [`post_write`](Handler::post_write) be called? It is asked once. A handler
-    /// that has neither saves a little by `false`.
+    /// Shall [`pre_write`](Handler::pre_write) and [`post_write`](Handler::post_write) be called? It is asked once, on each
+    /// loop. For handlers that know only when they run whether they need them.
     fn watches_writes(&self) -> bool {
         true
     }

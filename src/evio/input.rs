@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_does_what_a_queue_does_for_long() {
+    fn b105_a_stream_does_what_a_queue_does_for_long() {
         // The generator of Knuth's MMIX, which is quicker than a strategy.
         let mut state = 1_u64;
         let mut below = move |n: u64| {

@@ -49,7 +49,7 @@
 //! and safe; `Detached` is given a stream that works with `await` as well as with blocking threads; `Addr`s are those that
 //! the kernel has; errors of the loops come out of [`serve`]; and a callback's panic costs its connection only.
 
-mod addr;
+pub(crate) mod addr;
 mod balance;
 mod conn;
 mod connection;
@@ -71,6 +71,7 @@ pub use events::Events;
 pub use handle::ConnHandle;
 pub use handler::{Action, Handler, IntoBytes, Opened, Options, Reply};
 pub use input::{Input, InputStream};
+pub(crate) use serve::never_again;
 pub use serve::{Builder, TickMode, serve};
 pub use server::Server;
 pub use transport::Duplex;

@@ -16,8 +16,9 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::{Arc, Barrier, Mutex, Weak};
@@ -200,7 +201,11 @@ impl<C: Default + 'static> Builder<C> {
     /// handshake. The connection is [`opened`](Handler::opened) after that. `should` is asked for each connection, with the
     /// address of this side and that of the peer.
     ///
-    /// When the filter fails, or what it made does, [`closed`](Handler::closed) is told.
+    /// When the filter fails, or what it made does, [`closed`](Handler::closed) is told. A filter that waits for a peer which
+    /// says nothing waits for ever: give it a [`timeout`].
+    ///
+    /// Connections that are [attached](Server::attach) come as they are, and so do those of
+    /// [`listen_async`](Builder::listen_async).
     ///
     /// # Examples
     ///
@@ -236,7 +241,7 @@ impl<C: Default + 'static> Builder<C> {
         self
     }
 
-    /// One more address, whose connections are each given to a future instead of callbacks. They share loops, balance,
+    /// One more address, of TCP or a Unix socket, whose connections are each given to a future instead of callbacks. They share loops, balance,
     /// counts and the end with the others. When the server stops, they are asked to end
     /// ([`shutdown_requested`]), and dropped after the [grace](Builder::shutdown_grace).
     #[must_use]
@@ -385,6 +390,9 @@ impl Plan {
         let all = addrs.iter().chain(builder.async_addrs.iter().map(|(addr, _)| addr));
         // All of them before the first is bound.
         let listens = all.map(|addr| Listen::parse(addr)).collect::<io::Result<Vec<_>>>()?;
+        if let Some(listen) = listens[addrs.len()..].iter().find(|listen| listen.is_udp()) {
+            return Err(listen.not_a_stream());
+        }
         let mut sockets: Vec<Vec<(usize, Bound)>> = (0..=loops).map(|_| Vec::new()).collect();
         let mut files = Vec::new();
         let mut bound_addrs = Vec::new();
@@ -438,6 +446,7 @@ pub(super) struct Loop<H: Handler> {
     pub watches_writes: bool,
     panicked: Cell<bool>,
     index: usize,
+    nodelay: bool,
     filter: Option<Filter>,
     /// By the index of the address, after those of the callbacks.
     async_fns: Vec<Arc<AsyncFn<H::Context>>>,
@@ -518,21 +527,25 @@ impl<H: Handler> Loop<H> {
         finish: impl FnOnce(Connection<H>) -> Connection<H> + 'static,
     ) {
         let lp = self.clone();
-        let context = H::Context::default();
+        // If one of the functions that it needs panics, there never is a connection.
+        let counted = Counted(Some(self.clone()));
+        let context = match catch_unwind(H::Context::default) {
+            Ok(context) => context,
+            // What calls this has other connections to see to. A task that panics is what the executor has its rules for.
+            Err(payload) => return spawn_local(async { resume_unwind(payload) }).detach(),
+        };
         match (self.filter.clone(), stream) {
             (Some(filter), Ok(stream)) => {
-                // If one of the two functions panics, there never is a connection.
-                let counted = Counted(Some(self.clone()));
                 let task = async move {
-                    let local = stream.local_addr().map(Addr::from);
-                    let local = local.ok().filter(|local| (filter.should)(local, peer.as_ref()));
-                    let transport = match local {
-                        Some(local) => {
+                    let transport = match stream.local_addr().map(Addr::from) {
+                        Ok(local) if (filter.should)(&local, peer.as_ref()) => {
                             let remote = peer.clone().unwrap_or_else(|| local.clone());
                             let made = (filter.filter)(stream).await;
                             made.map(|io| Transport::filtered(Box::into_pin(io), local, remote))
                         }
-                        None => Ok(Transport::Plain(stream)),
+                        Ok(_) => Ok(Transport::Plain(stream)),
+                        // Better none than one without the filter that it may need.
+                        Err(e) => Err(e),
                     };
                     counted.leave();
                     let connection = Connection::new(lp, transport, peer, origin, addr_index, context);
@@ -541,6 +554,7 @@ impl<H: Handler> Loop<H> {
                 spawn_local(task).detach();
             }
             (_, stream) => {
+                counted.leave();
                 let transport = stream.map(Transport::Plain);
                 spawn_local(finish(Connection::new(lp, transport, peer, origin, addr_index, context)))
                     .detach();
@@ -575,7 +589,7 @@ impl<H: Handler> Loop<H> {
                 drop(handle);
                 spawn_local(async move {
                     let connected = match addr {
-                        Ok(addrs) => connect(&addrs, limit).await,
+                        Ok(addrs) => connect(&addrs, limit, lp.nodelay).await,
                         Err(e) => Err(e),
                     };
                     let peer =
@@ -644,7 +658,7 @@ impl Dialing {
 impl Drop for Dialing {
     fn drop(&mut self) {
         if let Some(shared) = &self.0 {
-            shared.close();
+            shared.refuse();
         }
     }
 }
@@ -662,7 +676,7 @@ fn move_here(transport: Transport) -> io::Result<Transport> {
 }
 
 /// Tries the addresses of a name in their order.
-async fn connect(addrs: &[Addr], limit: Duration) -> io::Result<Stream> {
+async fn connect(addrs: &[Addr], limit: Duration, nodelay: bool) -> io::Result<Stream> {
     let connect = async {
         let mut result = Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"));
         for addr in addrs {
@@ -677,7 +691,7 @@ async fn connect(addrs: &[Addr], limit: Duration) -> io::Result<Stream> {
             };
             result = Stream::connect(&addr).await;
             if let Ok(Stream::Tcp(stream)) = &result {
-                stream.get_ref().set_nodelay(true)?;
+                stream.get_ref().set_nodelay(nodelay)?;
             }
             if result.is_ok() {
                 break;
@@ -701,6 +715,7 @@ async fn run_loop<H: Handler>(
     let inner = &plan.inner;
     inner.set_core(index, current());
     plan.all_here.wait();
+    let _end = OnEnd::new(inner, index);
     let handler = make(index);
     let lp = Rc::new(Loop {
         watches_writes: handler.watches_writes(),
@@ -710,10 +725,10 @@ async fn run_loop<H: Handler>(
         filtered: Cell::default(),
         panicked: Cell::new(false),
         index,
+        nodelay: builder.nodelay,
         filter: builder.filter.clone(),
         async_fns: builder.async_addrs.iter().map(|(_, handler)| handler.clone()).collect(),
     });
-    let _current = SetCurrent::new(inner, index);
 
     if index == 0 {
         let action = lp.hands.borrow_mut().handler.serving(&lp.server);
@@ -725,9 +740,11 @@ async fn run_loop<H: Handler>(
     let mut end = pin!(shutdown_requested());
     either(poll_fn(|cx| inner.poll_started(cx)), end.as_mut()).await;
     let mut tasks = Vec::new();
+    // Until the last connection is closed: its callbacks may send something.
+    let mut sockets = Vec::new();
     if !inner.is_stopping() {
         for (addr_index, bound) in lock(&plan.sockets[index]).drain(..) {
-            match listen(&lp, bound, addr_index) {
+            match listen(&lp, bound, addr_index, &mut sockets) {
                 Ok(task) => tasks.push(task),
                 Err(e) => inner.fail(e),
             }
@@ -750,18 +767,26 @@ async fn run_loop<H: Handler>(
     drain(builder.grace).await;
 }
 
-struct SetCurrent;
+/// A loop, while it runs on this thread. Whatever ends it, also a panic: then the server stops, and nobody waits for it.
+struct OnEnd<'a> {
+    inner: &'a Inner,
+    index: usize,
+    /// A callback may have called `serve`.
+    outer: Option<(Weak<Inner>, usize)>,
+}
 
-impl SetCurrent {
-    fn new(inner: &Arc<Inner>, index: usize) -> SetCurrent {
-        CURRENT.set(Some((Arc::downgrade(inner), index)));
-        SetCurrent
+impl<'a> OnEnd<'a> {
+    fn new(inner: &'a Arc<Inner>, index: usize) -> OnEnd<'a> {
+        let outer = CURRENT.replace(Some((Arc::downgrade(inner), index)));
+        OnEnd { inner, index, outer }
     }
 }
 
-impl Drop for SetCurrent {
+impl Drop for OnEnd<'_> {
     fn drop(&mut self) {
-        CURRENT.set(None);
+        CURRENT.set(self.outer.take());
+        self.inner.stop();
+        self.inner.close(self.index);
     }
 }
 
@@ -786,13 +811,19 @@ async fn read_letters<H: Handler>(lp: Rc<Loop<H>>) {
     }
 }
 
-/// Serves one socket on this loop.
-fn listen<H: Handler>(lp: &Rc<Loop<H>>, bound: Bound, addr_index: usize) -> io::Result<Task<()>> {
+/// Serves one socket on this loop. That of datagrams belongs to `sockets`.
+fn listen<H: Handler>(
+    lp: &Rc<Loop<H>>,
+    bound: Bound,
+    addr_index: usize,
+    sockets: &mut Vec<Arc<Async<UdpSocket>>>,
+) -> io::Result<Task<()>> {
     let lp = lp.clone();
     Ok(match bound {
         Bound::Udp(socket) => {
             let socket = Arc::new(Async::new_nonblocking(socket)?);
-            lp.server.inner().set_socket(addr_index, socket.clone());
+            lp.server.inner().set_socket(addr_index, &socket);
+            sockets.push(socket.clone());
             spawn_local(serve_udp(lp, socket, addr_index))
         }
         other => {
@@ -804,7 +835,7 @@ fn listen<H: Handler>(lp: &Rc<Loop<H>>, bound: Bound, addr_index: usize) -> io::
                             lp.server.inner().count(lp.index);
                             lp.open(stream, peer.into(), addr_index);
                         }
-                        Err(e) if is_fatal(&e) => return lp.server.inner().fail(e),
+                        Err(e) if never_again(&e) => return lp.server.inner().fail(e),
                         // Too many open files, most likely: `accept` has waited before it said so.
                         Err(_) => {}
                     }
@@ -823,7 +854,7 @@ fn register(bound: Bound) -> io::Result<Listener> {
 }
 
 /// Will this listener never accept again?
-fn is_fatal(e: &io::Error) -> bool {
+pub(crate) fn never_again(e: &io::Error) -> bool {
     matches!(e.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
 }
 
@@ -856,7 +887,7 @@ async fn hand_out(inner: Arc<Inner>, listener: Listener, addr_index: usize) {
                     return;
                 }
             }
-            Err(e) if is_fatal(&e) => return inner.fail(e),
+            Err(e) if never_again(&e) => return inner.fail(e),
             Err(_) => {}
         }
     }

@@ -12,7 +12,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -30,12 +30,11 @@ pub(super) struct Inner {
     loops: Vec<Post>,
     balancer: Mutex<Balancer>,
     gate: Mutex<Gate>,
-    next_id: AtomicU64,
     stopping: AtomicBool,
     /// What has ended the server, if that was not its purpose.
     error: Mutex<Option<io::Error>>,
-    /// The sockets of UDP addresses, once they are registered.
-    sockets: Vec<OnceLock<Arc<Async<UdpSocket>>>>,
+    /// The sockets of UDP addresses, once they are registered. Their loops own them: a `Server` may be kept for longer.
+    sockets: Vec<OnceLock<Weak<Async<UdpSocket>>>>,
 }
 
 /// A loop, for others.
@@ -172,6 +171,9 @@ impl<C> Server<C> {
         C: Send + 'static,
     {
         let stream = stream.into();
+        if self.is_stopping() {
+            return Err((stream, context));
+        }
         let here = super::serve::current_loop(&self.inner);
         let index = here.unwrap_or_else(|| self.inner.pick(stream.peer_addr().ok().as_ref()));
         if here.is_some() {
@@ -191,7 +193,8 @@ impl<C> Server<C> {
     /// an [`error`](super::Conn::error), and [`closed`](super::Handler::closed) with the same. So it is with an address that
     /// cannot be understood.
     ///
-    /// A host name is looked up in a thread, which blocks nobody else. Its addresses are tried in their order.
+    /// A host name is looked up in a thread, which blocks nobody else; how long that may take is the system's choice, and not
+    /// in `timeout`. Its addresses are tried in their order.
     ///
     /// # Errors
     ///
@@ -230,18 +233,25 @@ impl<C> Server<C> {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the socket's buffer is full; `InvalidInput` if there is no UDP socket at this index; what the kernel
-    /// says.
+    /// `WouldBlock` if the socket's buffer is full; `InvalidInput` if there is no UDP socket at this index; `NotConnected`
+    /// if the server does not serve yet ([`serving`](super::Handler::serving) comes before that), or has ended; what the
+    /// kernel says.
     pub fn send_to(&self, addr_index: usize, bytes: &[u8], to: SocketAddr) -> io::Result<usize> {
-        let Some(socket) = self.inner.sockets.get(addr_index).and_then(OnceLock::get) else {
+        let Some(Addr::Udp(_)) = self.inner.addrs.get(addr_index) else {
             let text = format!("address {addr_index} of this server is not a UDP socket");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         };
+        let socket = self.inner.sockets[addr_index].get().and_then(Weak::upgrade).ok_or_else(|| {
+            let text = "the server does not serve yet, or has ended";
+            io::Error::new(io::ErrorKind::NotConnected, text)
+        })?;
         super::udp::send_to(socket.get_ref(), bytes, to)
     }
 
     pub(super) fn next_id(&self) -> u64 {
-        self.inner.next_id.fetch_add(1, Ordering::Relaxed)
+        /// For all servers of the process.
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        NEXT.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(super) fn inner(&self) -> &Arc<Inner> {
@@ -257,7 +267,7 @@ impl Letter {
     /// Nobody will read it.
     pub fn refuse(self) {
         if let Letter::Dial { handle, .. } = self {
-            handle.shared().close();
+            handle.shared().refuse();
         }
     }
 }
@@ -271,7 +281,6 @@ impl Inner {
             loops: (0..loops).map(|_| post()).collect(),
             balancer: Mutex::new(Balancer::new(balance)),
             gate: Mutex::default(),
-            next_id: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             error: Mutex::new(None),
         }
@@ -303,17 +312,19 @@ impl Inner {
         let _ = self.loops[index].core.set(core);
     }
 
-    pub fn set_socket(&self, addr_index: usize, socket: Arc<Async<UdpSocket>>) {
-        let _ = self.sockets[addr_index].set(socket);
+    pub fn set_socket(&self, addr_index: usize, socket: &Arc<Async<UdpSocket>>) {
+        let _ = self.sockets[addr_index].set(Arc::downgrade(socket));
     }
 
     /// The loop for a connection from `peer`, where it is counted.
     pub fn pick(&self, peer: Option<&Addr>) -> usize {
-        // A stream that somebody else made has an address, too, but it decides nothing.
-        let index = match self.loops.len() {
-            1 => 0,
-            _ => lock(&self.balancer).pick(peer, self.loops.iter().map(|post| &post.count)),
-        };
+        if self.loops.len() == 1 {
+            self.count(0);
+            return 0;
+        }
+        let mut balancer = lock(&self.balancer);
+        let index = balancer.pick(peer, self.loops.iter().map(|post| &post.count));
+        // Before the next one is picked.
         self.count(index);
         index
     }
@@ -379,6 +390,7 @@ impl Inner {
         let letters = {
             let mut letters = lock(&self.loops[index].letters);
             letters.closed = true;
+            letters.waker = None;
             std::mem::take(&mut letters.letters)
         };
         for letter in letters {

@@ -6,29 +6,43 @@ use super::serve::{Hands, Loop};
 use super::{Action, Conn, Handler, Reply};
 use crate::Async;
 use crate::io::RecvBatch;
-use crate::spawn_local;
+use crate::{sleep, spawn_local};
 use std::io;
 use std::mem;
 use std::net::{SocketAddr, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// So many datagrams are received at a time.
 const BATCH: usize = 16;
+/// From an error to the next try.
+const PAUSE: Duration = Duration::from_millis(1);
 /// As long as a datagram can be.
 const LEN_MAX: usize = 64 * 1024;
 
 /// Serves one UDP socket, which belongs to this loop.
 pub(super) async fn serve_udp<H: Handler>(lp: Rc<Loop<H>>, socket: Arc<Async<UdpSocket>>, addr_index: usize) {
-    let mut context = H::Context::default();
+    let mut context = match catch_unwind(H::Context::default) {
+        Ok(context) => context,
+        Err(payload) => {
+            // There is nothing that it could serve, and nobody would know.
+            let text = format!("the context of the datagrams of address {addr_index} has panicked");
+            lp.server.inner().fail(io::Error::other(text));
+            resume_unwind(payload);
+        }
+    };
     let mut batch = RecvBatch::new(BATCH, LEN_MAX);
     loop {
         match socket.recv_batch(&mut batch).await {
             Ok(_) => {}
             Err(e) if is_fatal(&e) => return lp.server.inner().fail(e),
-            // Of a datagram sent before: its receiver is not there. That is nothing to us.
-            Err(_) => continue,
+            Err(_) => {
+                // Of a datagram sent before, whose receiver is not there: nothing to us. Or the system is short of something.
+                sleep(PAUSE).await;
+                continue;
+            }
         }
         for received in batch.iter() {
             let datagram = Datagram { socket: socket.clone(), from: received.from, addr_index };

@@ -299,16 +299,18 @@ impl Core {
             while left > 0 {
                 polled = self.queue.pop_front();
                 let Some(task) = polled else { break };
-                left -= 1;
                 let was_polled = match &self.settings.slow_poll {
                     None => task.run(self),
                     Some(slow) => self.run_watched(task, slow),
                 };
-                left += usize::from(!was_polled);
+                if was_polled {
+                    left -= 1;
+                }
                 polled = None;
             }
         })) {
             // Nothing but the poll of this task unwinds there.
+            left -= 1;
             let task: TaskPtr = polled.take().unwrap_or_else(|| std::process::abort());
             task.panicked(self, payload);
             self.note_panic();
@@ -394,32 +396,41 @@ impl Core {
                         return Ok(output);
                     }
                 }
-                self.run_tasks();
-                if self.local.shared.park.is_notified() {
-                    self.local.shared.park.wake();
-                    self.read_letters();
-                }
-                self.check_stopped();
-                let idle = || self.queue.is_empty() && !root.woken.load(Ordering::Relaxed);
-                if !idle() {
-                    self.turn(Some(Duration::ZERO))?;
-                    continue;
-                }
-                if let Some(spin) = self.settings.busy_poll {
-                    self.spin(spin, idle)?;
-                    if !idle() || self.local.shared.park.is_notified() {
-                        continue;
-                    }
-                }
-                self.counters().sleeps.add(1);
-                if self.turn(None)?.notified {
-                    self.read_letters();
-                }
+                self.run_until_woken(&root.woken)?;
             }
         })
     }
 
+    /// Runs everything but the future that has this flag, until that may have to be polled.
+    fn run_until_woken(&self, woken: &AtomicBool) -> io::Result<()> {
+        loop {
+            self.run_tasks();
+            if self.local.shared.park.is_notified() {
+                self.local.shared.park.wake();
+                self.read_letters();
+            }
+            self.check_stopped();
+            let idle = || self.queue.is_empty() && !woken.load(Ordering::Relaxed);
+            let mut timeout = Some(Duration::ZERO);
+            if idle() {
+                match self.settings.busy_poll {
+                    Some(limit) if self.spin(limit, idle)? => return Ok(()),
+                    _ => {}
+                }
+                self.counters().sleeps.add(1);
+                timeout = None;
+            }
+            if self.turn(timeout)?.notified {
+                self.read_letters();
+            }
+            if woken.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+        }
+    }
+
     /// One turn of the reactor. If it was notified, there may be letters.
+    #[inline(always)]
     fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let counters = self.counters();
         counters.turns.add(1);
@@ -434,19 +445,22 @@ impl Core {
         }
     }
 
-    /// Turns without waiting, for as long as there is nothing to do and `limit` has not passed.
-    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) -> io::Result<()> {
+    /// Turns without waiting, for as long as there is nothing to do and `limit` has not passed. Is there something now?
+    #[cold]
+    fn spin(&self, limit: Duration, idle: impl Fn() -> bool) -> io::Result<bool> {
+        let busy = || !idle() || self.local.shared.park.is_notified();
         let started = Instant::now();
         while started.elapsed() < limit {
             self.turn(Some(Duration::ZERO))?;
-            if !idle() || self.local.shared.park.is_notified() {
+            if busy() {
                 break;
             }
             std::hint::spin_loop();
         }
-        Ok(())
+        Ok(busy())
     }
 
+    #[inline(never)]
     fn read_letters(&self) {
         // Two lists take turns: once they have grown, a letter allocates nothing.
         let mut letters = self.letters.take();

@@ -251,7 +251,9 @@ impl Stream {
             let is_last = chunk.len < BUFFER_LEN && kind == Kind::Tcp && seen.trusts_short();
             let waits = is_last && source.clear_and_wait(Direction::Read, seen, cx);
             budget::spend();
-            if let ControlFlow::Break(end) = f(cx, &chunk) {
+            let flow = f(cx, &chunk);
+            drop(chunk);
+            if let ControlFlow::Break(end) = flow {
                 return Poll::Ready(Ok(Some(end)));
             }
             if waits {

@@ -3,7 +3,7 @@
 use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
-use super::{Accepted, Async, Chunk, Kind, SocketOptions, certain, poll_op};
+use super::{Accepted, Async, Chunk, Kind, SocketOptions, certain, failed, poll_op};
 use crate::reactor::{Direction, Source};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
@@ -222,6 +222,31 @@ impl Stream {
     #[inline(always)]
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         either!(self, io => io.poll_read_chunk(cx))
+    }
+
+    /// Sends what the kernel takes at once. `Pending`: that is nothing, and nobody will be woken for it.
+    ///
+    /// For an answer to what was read, which has paid for both from the [`budget`](crate::reactor::budget).
+    #[inline(always)]
+    pub(crate) fn send_at_once(&self, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let (source, kind) = self.source();
+        let seen = source.readiness.seen();
+        if !seen.is_ready(Direction::Write.interest()) {
+            return Poll::Pending;
+        }
+        match socket::send(self.as_fd(), buf) {
+            Ok(n) => {
+                // Nearly never, and so the first thing to be known.
+                if n != buf.len() && n < certain(buf.len()) && kind == Kind::Tcp && seen.trusts_short() {
+                    source.readiness.clear(Direction::Write.interest(), seen);
+                }
+                Poll::Ready(Ok(n))
+            }
+            Err(e) => match failed(source, Direction::Write, seen, e) {
+                Ok(_) => Poll::Pending,
+                Err(e) => Poll::Ready(Err(e)),
+            },
+        }
     }
 
     /// Ends one direction or both. After `Shutdown::Write` the peer reads to the end, and can still send.

@@ -23,7 +23,7 @@ impl Local {
     }
 
     /// See [`Shared::turn`].
-    #[inline]
+    #[inline(always)]
     pub fn turn(&self, timeout: Option<Duration>, schedule: impl FnMut(&Waker) -> bool) -> io::Result<Turn> {
         // Taken out, so that a waker may turn the reactor as well.
         let mut scratch = self.scratch.take().unwrap_or_default();

@@ -482,6 +482,152 @@ fn the_list_does_not_touch_a_waker_that_stays() {
     });
 }
 
+/// A socket where bytes arrive: how many there are to be read.
+type Bytes = Mutex<u32>;
+
+/// Reads what there is, as [`poll_for_each_chunk`](crate::io::Stream::poll_for_each_chunk) does: after each read, which is
+/// short, it waits without another look. Until `n` bytes have come.
+fn read_each(readiness: &Readiness, bytes: &Bytes, task: &Task, n: u32) {
+    let mut read = 0;
+    while read < n {
+        let seen = readiness.seen();
+        if !seen.is_ready(Ready::READABLE) {
+            task.wait_in_slot(readiness, Direction::Read, Wait::Ready);
+            continue;
+        }
+        let now = std::mem::take(&mut *bytes.lock().unwrap());
+        if now == 0 {
+            readiness.clear(Ready::READABLE, seen);
+            continue;
+        }
+        read += now;
+        if readiness.clear_and_wait(Direction::Read, seen, &task.waker) && read < n {
+            task.wait();
+        }
+    }
+}
+
+/// A byte comes before the read, after it, or between it and the wait, which asks nobody: it is not lost.
+#[test]
+fn a_wait_without_a_look_misses_no_byte() {
+    for by_driver in [true, false] {
+        model(move || {
+            let (readiness, task) = waker_stays();
+            let bytes = Arc::new(Bytes::new(1));
+            readable(&readiness);
+            let (arrives, event) = (bytes.clone(), event_by(by_driver.then(|| task.waker.clone())));
+            let kernel = move |readiness: &Readiness| {
+                *arrives.lock().unwrap() += 1;
+                event(readiness);
+            };
+            alongside(&readiness, [kernel], || read_each(&readiness, &bytes, &task, 2));
+        });
+    }
+}
+
+/// The same with two bytes, which are told of in both ways.
+#[test]
+fn a_wait_without_a_look_hears_of_the_next_event() {
+    model_with(2, move || {
+        let (readiness, task) = waker_stays();
+        let bytes = Arc::new(Bytes::new(1));
+        readable(&readiness);
+        let (arrive, events) = (bytes.clone(), [event_by(Some(task.waker.clone())), event_by(None)]);
+        let kernel = move |readiness: &Readiness| {
+            for event in events {
+                *arrive.lock().unwrap() += 1;
+                event(readiness);
+            }
+        };
+        alongside(&readiness, [kernel], || read_each(&readiness, &bytes, &task, 3));
+    });
+}
+
+/// An event that comes while a task begins to wait without a look: the task waits and is woken once, or does not wait.
+#[test]
+fn a_wait_without_a_look_is_woken_once() {
+    for by_driver in [true, false] {
+        model(move || {
+            let (readiness, task) = waker_stays();
+            readable(&readiness);
+            let seen = readiness.seen();
+            let event = event_by(by_driver.then(|| task.waker.clone()));
+            let waits = alongside(&readiness, [event], || {
+                readiness.clear_and_wait(Direction::Read, seen, &task.waker)
+            });
+            assert_eq!(task.times_woken(), 1 + u32::from(waits));
+            assert!(readiness.seen().is_ready(Ready::READABLE), "the event is there to be found");
+            assert!(!readiness.seen().has_waiters());
+        });
+    }
+}
+
+/// Another task takes the slot: one is there in the end, and the other does not wait or was woken to find out.
+#[test]
+fn nobody_is_left_behind_in_the_slot_of_a_wait_without_a_look() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        readable(&readiness);
+        let (seen, other) = (readiness.seen(), Arc::new(Task::new()));
+        let others = other.clone();
+        let takes = move |readiness: &Readiness| readiness.wait(Direction::Read, &others.waker);
+        let taker = meanwhile(&readiness, takes);
+        let waits = readiness.clear_and_wait(Direction::Read, seen, &task.waker);
+        let takes = taker.join().unwrap();
+        // The other one came before the clear, and had something to read.
+        let both = waits && takes == Wait::Stored;
+        assert!(both || takes == Wait::Ready || !waits);
+        assert_eq!(task.times_woken(), 1 + u32::from(both));
+        assert_eq!(other.times_woken(), 0);
+        let there = usize::from(waits || takes == Wait::Stored);
+        assert_eq!(publish(&readiness, Ready::READABLE), there);
+        let woken = (task.times_woken() - 1) + other.times_woken();
+        assert_eq!(woken, u32::from(waits) + u32::from(takes == Wait::Stored));
+    });
+}
+
+/// A wait that is taken for another task's, or without a waker, is none; but what was used up is cleared.
+#[test]
+fn only_the_task_whose_waker_has_stayed_waits_without_a_look() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        let other = Task::new();
+        for (direction, task) in [(Direction::Read, &other), (Direction::Write, &task)] {
+            publish(&readiness, direction.interest());
+            assert!(!readiness.clear_and_wait(direction, readiness.seen(), &task.waker));
+            assert!(!readiness.seen().is_ready(direction.interest()) && !readiness.seen().has_waiters());
+        }
+        // Who is there is not put out by one who does not wait.
+        assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Stored);
+        for task in [&other, &task] {
+            assert!(!readiness.clear_and_wait(Direction::Read, readiness.seen(), &task.waker));
+        }
+        assert_eq!((task.times_woken(), other.times_woken()), (1, 0));
+        assert_eq!(publish(&readiness, Ready::READABLE), 1);
+        assert_eq!((task.times_woken(), other.times_woken()), (2, 0));
+    });
+}
+
+/// The other direction is cleared meanwhile, and somebody comes to the list and goes.
+#[test]
+fn a_wait_without_a_look_leaves_the_others_alone() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        publish(&readiness, Ready::READABLE | Ready::WRITABLE);
+        let seen = readiness.seen();
+        let writer = move |readiness: &Readiness| {
+            readiness.clear(Ready::WRITABLE, seen);
+            let key = readiness.insert(Ready::WRITABLE, &Task::new().waker).1.expect("it was cleared");
+            readiness.remove(key);
+        };
+        let waits =
+            alongside(&readiness, [writer], || readiness.clear_and_wait(Direction::Read, seen, &task.waker));
+        assert!(!readiness.seen().is_ready(Ready::READABLE | Ready::WRITABLE));
+        assert_eq!(publish(&readiness, Ready::READABLE), usize::from(waits));
+        assert_eq!(task.times_woken(), 1 + u32::from(waits));
+    });
+}
+
 // ----------------------------------------------------------------------------------------------- hand-off
 
 /// The reactor stops while a task comes to wait.
@@ -509,6 +655,23 @@ fn a_waker_that_stays_does_not_wait_for_a_reactor_that_has_gone() {
             }
         });
         assert_eq!(task.times_woken(), 1 + u32::from(waited));
+        assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Orphaned);
+        assert!(!readiness.seen().has_waiters());
+    });
+}
+
+/// The same for one who waits without a look.
+#[test]
+fn a_wait_without_a_look_is_not_for_a_reactor_that_has_gone() {
+    model(|| {
+        let (readiness, task) = waker_stays();
+        readable(&readiness);
+        let seen = readiness.seen();
+        let waits =
+            alongside(&readiness, [orphan], || readiness.clear_and_wait(Direction::Read, seen, &task.waker));
+        assert_eq!(task.times_woken(), 1 + u32::from(waits));
+        assert!(!readiness.seen().is_ready(Ready::READABLE) && !readiness.seen().has_waiters());
+        assert!(!readiness.clear_and_wait(Direction::Read, readiness.seen(), &task.waker));
         assert_eq!(readiness.wait(Direction::Read, &task.waker), Wait::Orphaned);
         assert!(!readiness.seen().has_waiters());
     });

@@ -232,10 +232,15 @@ impl fmt::Debug for Handle {
 }
 
 /// Wakes and empties them all. One that panics has had its say through the panic hook; the others are woken.
+#[inline]
 pub(crate) fn wake_all(wakers: &mut Vec<Waker>) {
-    if wakers.is_empty() {
-        return;
+    if !wakers.is_empty() {
+        wake_each(wakers);
     }
+}
+
+#[inline(never)]
+fn wake_each(wakers: &mut Vec<Waker>) {
     let mut rest = wakers.drain(..);
     while !contain(|| rest.by_ref().for_each(Waker::wake)) {}
 }

@@ -332,13 +332,14 @@ impl Readiness {
             return;
         }
         let mut locked = Locked { readiness: self, word: now, waiting: now & WAITING & !waiting };
-        locked.with(|w| {
-            // The usual case: a task of this core waits for reading, and nobody else for any of this.
-            let is_usual = now & waiting == Direction::Read.slot_bit();
-            if !(is_usual && w.reader.as_ref().is_some_and(&mut schedule)) {
-                w.take(now & waiting, true, schedule, wakers);
-            }
-        });
+        locked.with(
+            #[inline(always)]
+            |w| match &w.reader {
+                // The usual case: a task of this core waits for reading, and nobody else for any of this.
+                Some(waker) if now & waiting == Direction::Read.slot_bit() && schedule(waker) => {}
+                _ => w.take(now & waiting, true, schedule, wakers),
+            },
+        );
     }
 
     /// The reactor goes: nobody is left waiting for it. Those who come back find out by [`Wait::Orphaned`].

@@ -1,6 +1,6 @@
 //! The part of a reactor that any thread may use: register and remove sources, set timers, notify.
 
-use super::clock::{self, Clock};
+use super::clock::{self, Clock, MockClock};
 use super::park::Park;
 use super::source::Source;
 use super::wheel::{Key, Wheel};
@@ -8,7 +8,7 @@ use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::error::explained;
-use crate::sys::{Backend, Events, Poller, Ready, Watched, fork};
+use crate::sys::{Backend, Event, Events, Poller, Ready, Watched, fork};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -65,7 +65,7 @@ pub struct Turn {
     pub events: usize,
     /// Timers that fired.
     pub timers: usize,
-    /// Tasks that were woken for these reasons.
+    /// Wakers that were woken for these reasons.
     pub woken: usize,
     /// Did somebody end the wait, or forbid it?
     pub(crate) notified: bool,
@@ -360,13 +360,14 @@ impl Shared {
     ///
     /// `schedule` is for a driver who runs tasks himself: see [`publish`](super::readiness::Readiness::publish). It must do
     /// no more than to put the task where the driver will look for it: it runs under locks.
+    #[inline(always)]
     pub fn turn(
         &self,
         own: Option<&RefCell<Wheel<Waker>>>,
         scratch: &mut Scratch,
         timeout: Option<Duration>,
         now: &Cell<Option<u64>>,
-        schedule: impl FnMut(&Waker) -> bool,
+        mut schedule: impl FnMut(&Waker) -> bool,
     ) -> io::Result<Turn> {
         if !self.is_of_this_process() {
             return Err(stopped());
@@ -374,19 +375,22 @@ impl Shared {
         now.set(None);
         let Scratch { events, wakers } = scratch;
         let notified = self.wait(own, events, timeout)?;
-        let mut turn = Turn { notified, ..Turn::default() };
-        if events.len() > 0 {
-            self.dispatch(events, wakers, schedule, &mut turn);
+        let mut told = events.len();
+        if events.native().len() > 0 {
+            told -= self.dispatch(events.native(), wakers, &mut schedule);
+        }
+        if events.list().len() > 0 {
+            told -= self.dispatch(events.list(), wakers, &mut schedule);
         }
         let woken_by_events = wakers.len();
         self.fire(own, wakers, now);
-        turn.timers = wakers.len() - woken_by_events;
-        turn.woken += wakers.len();
+        let woken = wakers.len();
         wake_all(wakers);
-        Ok(turn)
+        Ok(Turn { events: told, timers: woken - woken_by_events, woken, notified })
     }
 
     /// Waits; says whether it was notified.
+    #[inline(always)]
     fn wait(
         &self,
         own: Option<&RefCell<Wheel<Waker>>>,
@@ -398,27 +402,47 @@ impl Shared {
             return Ok(false);
         }
         // Sleep is announced before anything is looked at that others may change: what changes later ends the wait.
-        let limit = if self.park.try_sleep() { self.limit(own, timeout) } else { Some(Duration::ZERO) };
+        let may_sleep = self.park.try_sleep();
+        let limit = if may_sleep { self.limit(own, timeout) } else { Some(Duration::ZERO) };
         let result = match (&self.clock, limit) {
-            // Nothing is waited for that only time would bring.
-            (Clock::Mock(clock), Some(limit)) => {
-                let result = self.poller.wait(events, Some(Duration::ZERO));
-                if result.is_ok() && events.len() == 0 {
-                    clock.advance(limit);
-                }
-                result
-            }
+            (Clock::Mock(clock), Some(limit)) => self.wait_at_once(clock, events, limit),
             _ => self.poller.wait(events, limit),
         };
         let notified = self.park.wake();
-        result.map(|()| notified || limit == Some(Duration::ZERO))
+        result.map(|()| notified || !may_sleep)
+    }
+
+    /// Nothing is waited for that only time would bring: if nothing else has happened, it is brought forward.
+    #[cold]
+    fn wait_at_once(&self, clock: &MockClock, events: &mut Events, limit: Duration) -> io::Result<()> {
+        self.poller.wait(events, Some(Duration::ZERO))?;
+        if events.len() == 0 {
+            clock.advance(limit);
+        }
+        Ok(())
+    }
+
+    /// Is there a timer, in one of the two wheels, that is not put off to the end of time?
+    #[inline]
+    fn has_timers(&self, own: Option<&RefCell<Wheel<Waker>>>) -> bool {
+        self.timers_due.load(Ordering::Acquire) != u64::MAX || own.is_some_and(|own| !own.borrow().is_empty())
     }
 
     /// `timeout`, or the time until the next deadline if that is less.
+    #[inline]
     fn limit(&self, own: Option<&RefCell<Wheel<Waker>>>, timeout: Option<Duration>) -> Option<Duration> {
         if let Some(own) = own {
             self.read_mail(own);
         }
+        if self.has_timers(own) { self.limit_by_timers(own, timeout) } else { timeout }
+    }
+
+    #[inline(never)]
+    fn limit_by_timers(
+        &self,
+        own: Option<&RefCell<Wheel<Waker>>>,
+        timeout: Option<Duration>,
+    ) -> Option<Duration> {
         let deadline = match &self.clock {
             Clock::Real => self.next_deadline(own),
             Clock::Mock(_) => self.settled_deadline(own),
@@ -433,23 +457,17 @@ impl Shared {
         }
     }
 
-    /// Publishes the events. Counts the sources that they concern, and the tasks that `schedule` has seen to.
+    /// Publishes the events. Counts those that concern no source.
     #[inline(never)]
     fn dispatch(
         &self,
-        events: &Events,
+        events: impl Iterator<Item = Event>,
         wakers: &mut Vec<Waker>,
         mut schedule: impl FnMut(&Waker) -> bool,
-        turn: &mut Turn,
-    ) {
-        let (mut others, mut scheduled) = (0, 0);
-        let mut schedule = |waker: &Waker| {
-            let is_scheduled = schedule(waker);
-            scheduled += usize::from(is_scheduled);
-            is_scheduled
-        };
+    ) -> usize {
+        let mut others = 0;
         let sources = lock(&self.sources);
-        for event in events.iter() {
+        for event in events {
             match sources.slab.get(index(event.token)) {
                 Some((token, source)) if *token == event.token => {
                     source.readiness.publish(event.ready, &mut schedule, wakers)
@@ -459,24 +477,30 @@ impl Shared {
                 _ => others += 1,
             }
         }
-        drop(sources);
-        turn.events = events.len() - others;
-        turn.woken = scheduled;
+        others
     }
 
     /// Moves the wakers of all timers that are due to `wakers`.
+    #[inline]
     fn fire(&self, own: Option<&RefCell<Wheel<Waker>>>, wakers: &mut Vec<Waker>, cached: &Cell<Option<u64>>) {
         if let Some(own) = own {
             self.read_mail(own);
         }
-        let due = self.timers_due.load(Ordering::Acquire);
-        let own = own.filter(|wheel| !wheel.borrow().is_empty());
-        if due == u64::MAX && own.is_none() {
-            return;
+        if self.has_timers(own) {
+            self.fire_due(own, wakers, cached);
         }
+    }
+
+    #[inline(never)]
+    fn fire_due(
+        &self,
+        own: Option<&RefCell<Wheel<Waker>>>,
+        wakers: &mut Vec<Waker>,
+        cached: &Cell<Option<u64>>,
+    ) {
         let now = clock::nanos(self.clock.now());
         cached.set(Some(now));
-        if due <= now {
+        if self.timers_due.load(Ordering::Acquire) <= now {
             let mut timers = lock(&self.timers);
             timers.wheel.advance(now, wakers);
             self.timers_due.store(timers.wheel.next_wakeup().unwrap_or(u64::MAX), Ordering::Release);

@@ -125,6 +125,7 @@ impl<T> Wheel<T> {
         self.len
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

@@ -30,7 +30,7 @@ impl Default for RawEvents {
 
 impl RawEvents {
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Event> + '_ {
         self.room[..self.len].iter().map(|e| Event { token: e.u64, ready: ready(e.events as libc::c_int) })
     }
 }
@@ -101,12 +101,15 @@ impl Poller {
         check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &mut event) }).map(drop)
     }
 
+    #[inline]
     pub fn wait(&self, raw: &mut RawEvents, timeout: Option<Duration>) -> io::Result<()> {
-        raw.len = match wait(self.epoll.as_raw_fd(), &mut raw.room, timeout) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
-            Err(e) => return Err(e),
+        let epoll = self.epoll.as_raw_fd();
+        let n = match timeout {
+            None => wait_ms(epoll, &mut raw.room, -1),
+            Some(Duration::ZERO) => wait_ms(epoll, &mut raw.room, 0),
+            Some(time) => wait_for(epoll, &mut raw.room, time),
         };
+        raw.len = if n < 0 { no_events()? } else { n as usize };
         Ok(())
     }
 
@@ -156,17 +159,16 @@ fn special(events: libc::c_int) -> Ready {
 /// Set once the kernel has refused epoll_pwait2: ENOSYS before Linux 5.11, EPERM under a seccomp filter.
 static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
 
+/// A wait in milliseconds, as the kernel answers it.
+#[inline]
+fn wait_ms(epoll: RawFd, buf: &mut [libc::epoll_event], ms: libc::c_int) -> libc::c_int {
+    // SAFETY: `buf` is valid for `buf.len()` events, and the kernel writes no more than that.
+    unsafe { libc::epoll_wait(epoll, buf.as_mut_ptr(), buf.len() as libc::c_int, ms) }
+}
+
 /// A wait in nanoseconds where the kernel can, else in milliseconds, rounded up.
-fn wait(epoll: RawFd, buf: &mut [libc::epoll_event], timeout: Option<Duration>) -> io::Result<usize> {
-    let wait_ms = |buf: &mut [libc::epoll_event], ms| {
-        // SAFETY: `buf` is valid for `buf.len()` events, and the kernel writes no more than that.
-        check(unsafe { libc::epoll_wait(epoll, buf.as_mut_ptr(), buf.len() as libc::c_int, ms) })
-            .map(|n| n as usize)
-    };
-    let Some(time) = timeout else { return wait_ms(buf, -1) };
-    if time.is_zero() {
-        return wait_ms(buf, 0);
-    }
+#[inline(never)]
+fn wait_for(epoll: RawFd, buf: &mut [libc::epoll_event], time: Duration) -> libc::c_int {
     if !NO_PWAIT2.load(Ordering::Relaxed) {
         // A struct __kernel_timespec, which has 64 bits for both also where the C library's has 32.
         let spec = [time.as_secs() as i64, i64::from(time.subsec_nanos())];
@@ -183,14 +185,19 @@ fn wait(epoll: RawFd, buf: &mut [libc::epoll_event], timeout: Option<Duration>) 
                 0usize,
             )
         };
-        if n >= 0 {
-            return Ok(n as usize);
-        }
-        let e = io::Error::last_os_error();
-        if !matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
-            return Err(e);
+        let refused =
+            || matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOSYS | libc::EPERM));
+        if n >= 0 || !refused() {
+            return n as libc::c_int;
         }
         NO_PWAIT2.store(true, Ordering::Relaxed);
     }
-    wait_ms(buf, super::poll::ms_rounded_up(time))
+    wait_ms(epoll, buf, super::poll::ms_rounded_up(time))
+}
+
+/// A wait has failed. To be interrupted is no error.
+#[cold]
+fn no_events() -> io::Result<usize> {
+    let e = io::Error::last_os_error();
+    if e.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(e) }
 }

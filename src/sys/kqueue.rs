@@ -49,7 +49,7 @@ impl Default for RawEvents {
 
 impl RawEvents {
     #[inline]
-    pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Event> + '_ {
         self.room[..self.len].iter().map(|e| Event { token: e.udata as u64, ready: ready(e) })
     }
 }

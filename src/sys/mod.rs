@@ -200,7 +200,7 @@ pub(crate) struct Event {
     pub ready: Ready,
 }
 
-/// Room for the events of one wait; kept between waits.
+/// Room for the events of one wait; kept between waits. They are in one of the two lists.
 #[derive(Debug, Default)]
 pub(crate) struct Events {
     /// Those of epoll or kqueue, which are translated as they are read.
@@ -215,11 +215,22 @@ pub(crate) struct Events {
 pub(crate) const EVENTS_PER_WAIT_MAX: usize = 1024;
 
 impl Events {
-    #[inline]
+    #[cfg(test)]
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         self.native.iter().chain(self.list.iter().copied())
     }
 
+    #[inline]
+    pub fn native(&self) -> impl ExactSizeIterator<Item = Event> + '_ {
+        self.native.iter()
+    }
+
+    #[inline]
+    pub fn list(&self) -> impl ExactSizeIterator<Item = Event> + '_ {
+        self.list.iter().copied()
+    }
+
+    #[inline]
     pub fn len(&self) -> usize {
         self.native.len + self.list.len()
     }
@@ -329,6 +340,7 @@ impl Poller {
     /// Waits until something is ready, somebody notifies, or `timeout` has passed (`None`: for ever), and puts what
     /// happened into `events`. Never returns early for want of precision; an interrupted wait has no events, nor has
     /// one that was to be longer than twenty-four days, after that time. One thread at a time may wait.
+    #[inline]
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         events.native.len = 0;
         events.list.clear();

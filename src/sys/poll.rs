@@ -183,6 +183,7 @@ impl Poller {
         }
     }
 
+    #[inline(never)]
     pub fn wait(
         &self,
         raw: &mut RawEvents,

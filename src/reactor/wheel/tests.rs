@@ -196,7 +196,7 @@ fn edges() -> impl Iterator<Item = u64> {
 }
 
 #[test]
-fn every_edge_fires_at_its_own_time_from_every_edge() {
+fn b56_every_edge_fires_at_its_own_time_from_every_edge() {
     for start in edges() {
         let mut deadlines: Vec<u64> = edges().chain(edges().map(|edge| start.saturating_add(edge))).collect();
         deadlines.extend(edges().map(|edge| start.saturating_sub(edge)));

@@ -10,6 +10,8 @@
 //! - the reactor [publishes](Readiness::publish) an event: sets bits and tick in one step, which only succeeds while
 //!   nobody holds the lock bit, and takes out the wakers of those who waited for it.
 //!
+//! Whoever holds the lock bit is alone with the word, and gives it up by a plain store.
+//!
 //! Nothing of a user's runs under the lock bit: wakers are cloned before, and woken or dropped after. But a task of the
 //! core that publishes is scheduled there and then, and its waker **stays** in its slot, without its bit: when the same task
 //! waits again, to set the bit is all that there is to do. Until then nobody wakes it. If the task is complete by then, it
@@ -173,15 +175,23 @@ impl Readiness {
     #[inline]
     pub fn clear(&self, interest: Ready, seen: Seen) {
         let next = seen.0 & !(interest.0 as usize);
-        if self.word.compare_exchange(seen.0, next, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if seen.0 & LOCKED != 0
+            || self.word.compare_exchange(seen.0, next, Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
             self.clear_slowly(interest, seen);
         }
     }
 
     #[cold]
     fn clear_slowly(&self, interest: Ready, seen: Seen) {
+        let mut round = 0;
         let mut now = self.word.load(Ordering::Relaxed);
         while now & !(TICK - 1) == seen.0 & !(TICK - 1) && now & interest.0 as usize != 0 {
+            if now & LOCKED != 0 {
+                spin(&mut round);
+                now = self.word.load(Ordering::Relaxed);
+                continue;
+            }
             let next = now & !(interest.0 as usize);
             match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) => return,
@@ -203,9 +213,8 @@ impl Readiness {
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.
         let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
-        // The usual case: it has to wait, and has done so before. Ours alone to change: both bits are known.
-        let changed = if kept { LOCKED | direction.slot_bit() } else { LOCKED };
-        self.word.fetch_xor(changed, Ordering::AcqRel);
+        // The usual case: it has to wait, and has done so before.
+        self.word.store(if kept { now | direction.slot_bit() } else { now }, Ordering::Release);
         if kept { Wait::Stored } else { self.wait_slowly(direction, waker, true) }
     }
 
@@ -214,16 +223,19 @@ impl Readiness {
     #[inline(always)]
     pub fn clear_and_wait(&self, direction: Direction, seen: Seen, waker: &Waker) -> bool {
         let (interest, slot) = (direction.interest().0 as usize, direction.slot_bit());
-        let locked = seen.0 & !interest | LOCKED;
+        let cleared = seen.0 & !interest;
         if seen.0 & (LOCKED | ORPHANED | ASKS | slot) != 0
-            || self.word.compare_exchange(seen.0, locked, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            || self
+                .word
+                .compare_exchange(seen.0, cleared | LOCKED, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
         {
             self.clear(direction.interest(), seen);
             return false;
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.
         let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
-        self.word.fetch_xor(if kept { LOCKED | slot } else { LOCKED }, Ordering::AcqRel);
+        self.word.store(if kept { cleared | slot } else { cleared }, Ordering::Release);
         kept
     }
 
@@ -238,13 +250,13 @@ impl Readiness {
                 return end;
             }
             if locked.with(|w| w.keeps(direction, waker)) {
-                locked.waiting |= direction.slot_bit();
+                locked.word |= direction.slot_bit();
                 return Wait::stored(locked.word);
             }
             if let Some(clone) = clone.take() {
                 let word = locked.word;
                 let replaced = locked.with(|w| w.slot(direction).replace(clone));
-                locked.waiting |= direction.slot_bit();
+                locked.word |= direction.slot_bit();
                 drop(locked);
                 // If the bit was clear, nobody waited.
                 if let Some(other) = replaced.filter(|_| word & direction.slot_bit() != 0) {
@@ -266,7 +278,7 @@ impl Readiness {
         }
         let waiter = Waiter { interest, waker: Some(waker), fired: false };
         let key = locked.with(|w| w.others.get_or_insert_default().list.insert(waiter));
-        locked.waiting |= list_bits(interest);
+        locked.word |= list_bits(interest);
         (Wait::stored(locked.word), Some(key))
     }
 
@@ -294,7 +306,7 @@ impl Readiness {
             if let Some(clone) = clone.take() {
                 let word = locked.word;
                 let replaced = locked.with(|w| w.listed(key).waker.replace(clone));
-                locked.waiting |= list_bits(interest);
+                locked.word |= list_bits(interest);
                 drop(locked);
                 drop(replaced);
                 return Wait::stored(word);
@@ -311,7 +323,7 @@ impl Readiness {
             let list = w.others.as_mut().map(|others| &mut others.list);
             list.map_or((None, 0), |list| (Some(list.remove(key)), bits_of_all(list)))
         });
-        locked.waiting = locked.waiting & SLOTS | left;
+        locked.word = locked.word & !LISTED | left;
         drop(locked);
         drop(waiter);
     }
@@ -324,14 +336,14 @@ impl Readiness {
     #[inline(always)]
     pub fn publish(&self, ready: Ready, mut schedule: impl FnMut(&Waker) -> bool, wakers: &mut Vec<Waker>) {
         let waiting = ((ready.0 as usize) << SLOT_SHIFT) & SLOTS | list_bits(ready);
-        let now = self.change(|now| {
+        let (now, next) = self.change(|now| {
             let lock = if now & waiting == 0 { 0 } else { LOCKED };
             (now | ready.0 as usize).wrapping_add(TICK) | lock
         });
         if now & waiting == 0 {
             return;
         }
-        let mut locked = Locked { readiness: self, word: now, waiting: now & WAITING & !waiting };
+        let mut locked = Locked { readiness: self, word: next & !(LOCKED | waiting) };
         locked.with(
             #[inline(always)]
             |w| match &w.reader {
@@ -345,30 +357,28 @@ impl Readiness {
     /// The reactor goes: nobody is left waiting for it. Those who come back find out by [`Wait::Orphaned`].
     pub fn orphan(&self, wakers: &mut Vec<Waker>) {
         let mut locked = self.lock();
-        let waiting = std::mem::take(&mut locked.waiting);
+        let waiting = locked.word & WAITING;
+        locked.word = locked.word & !WAITING | ORPHANED;
         locked.with(|w| w.take(waiting, false, |_| false, wakers));
-        self.word.fetch_or(ORPHANED, Ordering::AcqRel);
     }
 
     /// There is a reactor again. `asks`: does it want to hear of waiters?
     pub fn adopt(&self, asks: bool) {
-        let _locked = self.lock();
+        let mut locked = self.lock();
+        locked.word &= !(ORPHANED | ASKS);
         if asks {
-            self.word.fetch_or(ASKS, Ordering::AcqRel);
-        } else {
-            self.word.fetch_and(!ASKS, Ordering::AcqRel);
+            locked.word |= ASKS;
         }
-        self.word.fetch_and(!ORPHANED, Ordering::AcqRel);
     }
 
     fn lock(&self) -> Locked<'_> {
-        let now = self.change(|now| now | LOCKED);
-        Locked { readiness: self, word: now, waiting: now & WAITING }
+        let (word, _) = self.change(|now| now | LOCKED);
+        Locked { readiness: self, word }
     }
 
-    /// Changes the word, which nobody has locked, in one step. Returns what it was.
+    /// Changes the word, which nobody has locked, in one step. Returns what it was, and what it is.
     #[inline(always)]
-    fn change(&self, next: impl Fn(usize) -> usize) -> usize {
+    fn change(&self, next: impl Fn(usize) -> usize) -> (usize, usize) {
         let mut round = 0;
         let mut now = self.word.load(Ordering::Relaxed);
         loop {
@@ -377,21 +387,20 @@ impl Readiness {
                 now = self.word.load(Ordering::Relaxed);
                 continue;
             }
-            match self.word.compare_exchange_weak(now, next(now), Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return now,
+            let next = next(now);
+            match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return (now, next),
                 Err(changed) => now = changed,
             }
         }
     }
 }
 
-/// The lock bit, held. Meanwhile nobody publishes, so a readiness bit that is clear stays clear.
+/// The lock bit, held. Meanwhile nobody else changes the word, so to give it up is a plain store.
 struct Locked<'a> {
     readiness: &'a Readiness,
-    /// The word as it was found.
+    /// What the word will be when it is given up.
     word: usize,
-    /// Who waits when it is given up.
-    waiting: usize,
 }
 
 impl Locked<'_> {
@@ -413,8 +422,7 @@ impl Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // Not a plain store: a `clear` may have changed the word meanwhile. But nobody else changes these bits.
-        self.readiness.word.fetch_xor(LOCKED | (self.word & WAITING) ^ self.waiting, Ordering::AcqRel);
+        self.readiness.word.store(self.word, Ordering::Release);
     }
 }
 

@@ -1,12 +1,14 @@
 //! What things cost, exactly: system calls, allocations, memory, wake-ups. A number here is a promise; if one changes,
 //! it has become a decision.
 
+#[path = "common/counting.rs"]
+mod counting;
 #[path = "common/strace.rs"]
 mod strace;
 
+use counting::{allocations, bytes};
 use futures_lite::future::poll_once;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
@@ -24,51 +26,6 @@ use wakewheel::executor::{self, Stats, yield_now};
 use wakewheel::io::RecvBatch;
 use wakewheel::reactor::Backend;
 use wakewheel::{Async, LocalExecutor, Timer, sleep, spawn, spawn_local, timeout};
-
-// ------------------------------------------------------------------------------------- counting allocator
-
-/// Counts what each thread allocates, so that tests do not disturb each other.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    /// Allocated and not freed. (A thread that only frees has less than nothing.)
-    static BYTES: Cell<i64> = const { Cell::new(0) };
-}
-
-fn count(allocations: u64, bytes: i64) {
-    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + allocations));
-    let _ = BYTES.try_with(|n| n.set(n.get() + bytes));
-}
-
-// SAFETY: everything is the system's; the counters are numbers without a destructor, and do not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size() as i64);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, -(layout.size() as i64));
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(1, size as i64 - layout.size() as i64);
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// How often the current thread has allocated.
-fn allocations() -> u64 {
-    ALLOCATIONS.get()
-}
 
 /// How often the current thread allocates in `n` rounds of `round`, once it has warmed up.
 async fn allocations_of(n: u64, mut round: impl AsyncFnMut()) -> u64 {
@@ -88,12 +45,12 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 
 #[test]
 fn the_allocator_counts() {
-    let before = (allocations(), BYTES.get());
+    let before = (allocations(), bytes());
     let mut numbers = std::hint::black_box(Vec::<u8>::with_capacity(100));
     numbers.reserve_exact(1000);
-    assert_eq!((allocations() - before.0, BYTES.get() - before.1), (2, 1000));
+    assert_eq!((allocations() - before.0, bytes() - before.1), (2, 1000));
     drop(numbers);
-    assert_eq!((allocations() - before.0, BYTES.get() - before.1), (2, 0));
+    assert_eq!((allocations() - before.0, bytes() - before.1), (2, 0));
 }
 
 // ------------------------------------------------------------------------------------------- allocations
@@ -406,10 +363,10 @@ fn a_waker_that_stays_keeps_the_memory_of_one_task() {
             yield_now().await;
             b.write_all(b"x").await.unwrap();
             task.await.unwrap();
-            kept.push(BYTES.get());
+            kept.push(bytes());
         }
         drop(a);
-        (kept[0], kept[4], BYTES.get())
+        (kept[0], kept[4], bytes())
     });
     assert!(last - first < LARGE as i64, "{first} bytes after one task, {last} after five");
     assert!(left + LARGE as i64 <= last, "{last} bytes with the socket, {left} without");
@@ -460,14 +417,14 @@ fn an_idle_connection_has_600_bytes_at_most() {
         first.read_exact(&mut [0]).await.unwrap();
 
         let mut clients = Vec::with_capacity(CONNECTIONS);
-        let before = BYTES.get();
+        let before = bytes();
         for _ in 0..CONNECTIONS {
             let (client, server) = UnixStream::pair().unwrap();
             clients.push(client);
             spawn_local(echo(Async::new(server).unwrap())).detach();
         }
         sleep(Duration::from_millis(10)).await;
-        let waiting = BYTES.get() - before;
+        let waiting = bytes() - before;
         assert_eq!(executor::current().stats().tasks_alive, CONNECTIONS as u64 + 1);
 
         // And again when each has had a message: nothing stays behind.
@@ -480,7 +437,7 @@ fn an_idle_connection_has_600_bytes_at_most() {
             client.set_read_timeout(Some(PATIENCE)).unwrap();
             client.read_exact(&mut buf).unwrap();
         }
-        let after_a_message = BYTES.get() - before;
+        let after_a_message = bytes() - before;
         // (The reactor's list of the tasks that one turn wakes has grown to a thousand.)
         let grown = (CONNECTIONS * 64) as i64;
         assert!(after_a_message <= waiting + grown, "{waiting} bytes, then {after_a_message}");

@@ -1,8 +1,10 @@
 //! What callbacks cost, exactly: allocations and memory. (System calls are in `budgets.rs`, side by side with those of
 //! futures.) A number here is a promise; if one changes, it has become a decision.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "common/counting.rs"]
+mod counting;
+
+use counting::{allocations, bytes};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -12,38 +14,6 @@ use std::thread;
 use std::time::Duration;
 use wakewheel::evio::{self, Action, Conn, Handler, Reply, Server};
 use wakewheel::reactor::Backend;
-
-/// Counts what each thread allocates, so that tests do not disturb each other.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-    /// Allocated and not freed.
-    static BYTES: Cell<i64> = const { Cell::new(0) };
-}
-
-fn count(allocations: u64, bytes: i64) {
-    let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + allocations));
-    let _ = BYTES.try_with(|n| n.set(n.get() + bytes));
-}
-
-// SAFETY: everything is the system's; the counters are numbers without a destructor, and do not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(1, layout.size() as i64);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(0, -(layout.size() as i64));
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -82,8 +52,8 @@ impl Handler for Echo {
     }
 
     fn data<'a>(&mut self, conn: &mut Conn<'_, ()>, input: &'a [u8]) -> Reply<'a> {
-        self.allocated.times.store(ALLOCATIONS.get(), Ordering::Relaxed);
-        self.allocated.bytes.store(BYTES.get(), Ordering::Relaxed);
+        self.allocated.times.store(allocations(), Ordering::Relaxed);
+        self.allocated.bytes.store(bytes(), Ordering::Relaxed);
         match self.way {
             Way::Borrowed => Reply::send(input),
             Way::Appended => {

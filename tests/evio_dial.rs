@@ -1,14 +1,15 @@
 //! evio: connections that the server makes, filters, and the helpers for streams of bytes.
 
 mod common;
+#[path = "common/counting.rs"]
+mod counting;
 #[path = "common/evio_server.rs"]
 mod evio_server;
 
 use common::dir::Dir;
+use counting::allocations;
 use evio_server::*;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
@@ -634,30 +635,6 @@ fn b103_what_is_left_over_is_not_the_input_of_a_wake() {
 
 // ----------------------------------------------------------------------------------------------- allocations
 
-/// Counts what each thread allocates.
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is the system's; the counter is a number without a destructor, and does not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
-
 #[test]
 fn b104_to_read_and_to_answer_allocates_nothing() {
     // What the first few inputs need is there after that.
@@ -665,7 +642,7 @@ fn b104_to_read_and_to_answer_allocates_nothing() {
     let (calls, before, after) = (AtomicU64::new(0), AtomicU64::new(0), Arc::new(AtomicU64::new(u64::MAX)));
     let end = after.clone();
     let events = Events::new().data(move |conn, input| {
-        let now = ALLOCATIONS.get();
+        let now = allocations();
         let call = calls.fetch_add(1, Ordering::SeqCst);
         if call == WARM {
             before.store(now, Ordering::SeqCst);

@@ -7,92 +7,49 @@
 #[allow(dead_code, reason = "an example uses more of it")]
 #[path = "../examples/common/http.rs"]
 mod http;
+#[path = "common/program.rs"]
+mod program;
 #[allow(dead_code, reason = "an example uses more of it")]
 #[path = "../examples/common/resp.rs"]
 mod resp;
 
+use program::{PATIENCE, Program};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Long enough for the slowest machine: it only passes when a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Where cargo puts an example, seen from this test program.
-fn path(example: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(example);
-    assert!(path.exists(), "{} is missing: `cargo build --examples` makes it", path.display());
-    path
-}
-
-/// An example that serves. Killed with the value.
-struct Program {
-    child: Child,
+/// An example that serves, at an address of its own.
+struct Server {
+    program: Program,
     addr: SocketAddr,
 }
 
-impl Program {
+impl Server {
     #[track_caller]
-    fn start(example: &str, args: &[&str]) -> Program {
-        let mut command = Command::new(path(example));
-        command.arg("tcp://127.0.0.1:0").args(args);
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
-        });
-        let line = lines.recv_timeout(PATIENCE).expect("an address");
-        let addr =
-            line.strip_prefix("listening on tcp://").unwrap_or_else(|| panic!("an address in {line:?}"));
-        Program { child, addr: addr.parse().unwrap() }
+    fn start(example: &str, args: &[&str]) -> Server {
+        let args: Vec<_> = ["tcp://127.0.0.1:0"].into_iter().chain(args.iter().copied()).collect();
+        let program = Program::start(example, &args);
+        let addr = program.listening_on().trim_start_matches("tcp://").parse().unwrap();
+        Server { program, addr }
     }
 
     #[track_caller]
     fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect_timeout(&self.addr, PATIENCE).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        let stream = program::connect(self.addr);
         stream.set_nodelay(true).unwrap();
         stream
     }
 
-    /// Waits for its end. Returns that, and what it wrote to standard error.
     #[track_caller]
-    fn wait(mut self) -> (ExitStatus, String) {
-        let started = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(started.elapsed() < PATIENCE, "it does not end");
-            thread::sleep(Duration::from_millis(5));
-        };
-        let mut errors = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
-        (status, errors)
+    fn wait(self) -> (ExitStatus, String) {
+        self.program.wait()
     }
 
-    /// Asks it to end, which it has to do without a complaint.
     #[track_caller]
     fn end(self) {
-        // SAFETY: it touches no memory. The child has not been waited for, so the number is its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGINT) }, 0);
-        let (status, errors) = self.wait();
-        assert_eq!((status.code(), errors.as_str()), (Some(0), ""));
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.program.end();
     }
 }
 
@@ -114,7 +71,7 @@ fn expect(mut stream: &TcpStream, expected: &[u8]) {
 
 /// Sends `request`, and returns all that comes until the end, which the server makes.
 #[track_caller]
-fn ask_to_the_end(program: &Program, request: &[u8]) -> String {
+fn ask_to_the_end(program: &Server, request: &[u8]) -> String {
     let mut stream = program.connect();
     stream.write_all(request).unwrap();
     let mut answer = Vec::new();
@@ -224,7 +181,7 @@ fn resp_errors() {
 
 #[test]
 fn redis_commands() {
-    let program = Program::start("evio_redis", &[]);
+    let program = Server::start("evio_redis", &[]);
     let stream = program.connect();
     for (command, reply) in [
         ("PING", "+PONG"),
@@ -298,7 +255,7 @@ fn redis_commands() {
 
 #[test]
 fn redis_one_byte_at_a_time() {
-    let program = Program::start("evio_redis", &[]);
+    let program = Server::start("evio_redis", &[]);
     let mut stream = program.connect();
     let commands =
         [array(&[b"SET", b"key", b"value"]), b"get key\r\n".into(), array(&[b"GET", b"key"])].concat();
@@ -312,7 +269,7 @@ fn redis_one_byte_at_a_time() {
 #[test]
 fn redis_pipelines() {
     const COUNT: usize = 50_000;
-    let program = Program::start("evio_redis", &["--loops", "2"]);
+    let program = Server::start("evio_redis", &["--loops", "2"]);
     let stream = program.connect();
     let mut commands = Vec::new();
     let mut replies = String::new();
@@ -330,7 +287,7 @@ fn redis_pipelines() {
 /// Small commands with a large reply each, of which the last ones are in the input while the first are still being sent.
 #[test]
 fn redis_answers_all_of_a_pipeline_whose_replies_are_large() {
-    let program = Program::start("evio_redis", &[]);
+    let program = Server::start("evio_redis", &[]);
     let stream = program.connect();
     let value = vec![b'x'; 3_000_000];
     ask(&stream, &array(&[b"SET", b"key", &value]), b"+OK\r\n");
@@ -357,7 +314,7 @@ fn redis_answers_all_of_a_pipeline_whose_replies_are_large() {
 
 #[test]
 fn redis_tells_who_sends_nonsense_and_closes() {
-    let program = Program::start("evio_redis", &[]);
+    let program = Server::start("evio_redis", &[]);
     for (input, reply) in [
         (&b"*1\r\n:1\r\n"[..], "-ERR Protocol error: expected '$', got ':'\r\n"),
         (b"*1\r\n\xff", "-ERR Protocol error: expected '$', got '\\xff'\r\n"),
@@ -373,7 +330,7 @@ fn redis_tells_who_sends_nonsense_and_closes() {
 
 #[test]
 fn redis_keys_expire() {
-    let program = Program::start("evio_redis", &["--loops", "2"]);
+    let program = Server::start("evio_redis", &["--loops", "2"]);
     // They are on different loops, and share the keys.
     let (one, other) = (program.connect(), program.connect());
     let started = Instant::now();
@@ -402,7 +359,7 @@ fn redis_keys_expire() {
 
 #[test]
 fn redis_shuts_down() {
-    let program = Program::start("evio_redis", &["--loops", "2"]);
+    let program = Server::start("evio_redis", &["--loops", "2"]);
     let other = program.connect();
     ask(&other, b"PING\r\n", b"+PONG\r\n");
     assert_eq!(ask_to_the_end(&program, b"SET a b\r\nSHUTDOWN\r\nGET a\r\n"), "+OK\r\n");
@@ -413,7 +370,7 @@ fn redis_shuts_down() {
 
 #[test]
 fn redis_for_its_own_clients() {
-    let program = Program::start("evio_redis", &["--loops", "2"]);
+    let program = Server::start("evio_redis", &["--loops", "2"]);
     let port = program.addr.port().to_string();
     let cli = |args: &[&str]| run("redis-cli", &[&["-p", &port], args].concat());
     if let Some(reply) = cli(&["set", "greeting", "hello world"]) {
@@ -537,7 +494,7 @@ const HELLO: &[u8] = b"Hello World!\r\n";
 
 #[test]
 fn http_answers() {
-    let program = Program::start("evio_http", &[]);
+    let program = Server::start("evio_http", &[]);
     let mut stream = BufReader::new(program.connect());
     for (request, head, body) in [
         ("GET / HTTP/1.1\r\n", HELLO_HEAD, HELLO),
@@ -600,7 +557,7 @@ fn expect_line(reader: &mut impl BufRead, expected: &str) {
 
 #[test]
 fn http_one_byte_at_a_time_and_many_at_once() {
-    let program = Program::start("evio_http", &["--loops", "2"]);
+    let program = Server::start("evio_http", &["--loops", "2"]);
     let mut stream = BufReader::new(program.connect());
     let request = format!("POST / HTTP/1.1\r\n{HOST}Content-Length: 5\r\n\r\nhello");
     for byte in request.bytes() {
@@ -623,7 +580,7 @@ fn http_one_byte_at_a_time_and_many_at_once() {
 
 #[test]
 fn http_connections_that_end() {
-    let program = Program::start("evio_http", &[]);
+    let program = Server::start("evio_http", &[]);
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(20_000));
     for (request, first) in [
         ("GET / HTTP/1.0\r\n\r\n", "HTTP/1.1 200 OK"),
@@ -647,7 +604,7 @@ fn http_connections_that_end() {
 
 #[test]
 fn http_for_curl_nc_and_wrk() {
-    let program = Program::start("evio_http", &["--loops", "2"]);
+    let program = Server::start("evio_http", &["--loops", "2"]);
     let url = format!("http://{}/", program.addr);
     if let Some(answer) = run("curl", &["-sS", "-i", "-m", "30", &url, &url]) {
         assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 2, "{answer}");

@@ -10,13 +10,13 @@ use super::handle::{self, ConnHandle, Done, HIGH_WATER, Shared};
 use super::serve::{Hands, Loop};
 use super::transport::Transport;
 use super::{Action, Addr, Conn, DetachedStream, Handler, Opened, Options, Origin, Reply};
-use crate::io::{KeepAlive, Stream};
+use crate::io::{KeepAlive, ReadAndWait, Stream, Unsent};
 use crate::time::Timer;
+use std::borrow::Cow;
 use std::future::Future;
 use std::io;
 use std::mem;
 use std::net::{Shutdown, SocketAddr, SocketAddrV4};
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -35,8 +35,6 @@ const DRAIN_MAX: usize = 1 << 20;
 const KEEP: usize = 256 * 1024;
 /// After so many, others have a turn.
 const FLUSHES: u32 = 64;
-/// What is read at a time through a filter.
-const FILTERED: usize = 64 * 1024;
 
 pub(super) struct Connection<H: Handler> {
     /// `None` if it could not be dialed, or has been detached.
@@ -52,7 +50,7 @@ impl<H: Handler> Unpin for Connection<H> {}
 pub(super) struct Inner {
     extras: Option<Box<Extras>>,
     peer: Peer,
-    flags: u16,
+    flags: u32,
     addr_index: u16,
     pub origin: Origin,
 }
@@ -104,40 +102,42 @@ enum Due {
 }
 
 /// `opened` has not been called.
-const NEW: u16 = 1;
+const NEW: u32 = 1;
 /// There is output to be sent.
-const UNSENT: u16 = 1 << 1;
+const UNSENT: u32 = 1 << 1;
 /// There is something to be done after that.
-const ACTION: u16 = 1 << 2;
+const ACTION: u32 = 1 << 2;
 /// `data` is to be called with an empty input.
-const WOKEN: u16 = 1 << 3;
+const WOKEN: u32 = 1 << 3;
 /// Others may have left a signal.
-const HANDLE: u16 = 1 << 4;
+const HANDLE: u32 = 1 << 4;
 /// There is input to be delivered before the next read: it came with an attached stream.
-const INPUT: u16 = 1 << 5;
+const INPUT: u32 = 1 << 5;
 /// The peer has ended its side.
-const ENDED: u16 = 1 << 6;
+const ENDED: u32 = 1 << 6;
 /// It cannot go on, because of `error`.
-const FAILED: u16 = 1 << 7;
+const FAILED: u32 = 1 << 7;
 /// Its side is to be ended, output first.
-const CLOSING: u16 = 1 << 8;
+const CLOSING: u32 = 1 << 8;
 /// It is over, and what the peer still sends is thrown away, so that it can read to the end.
-const DRAINING: u16 = 1 << 9;
+const DRAINING: u32 = 1 << 9;
 /// What makes `settle` look.
-const SLOW: u16 = NEW | UNSENT | ACTION | WOKEN | HANDLE | INPUT | ENDED | FAILED | CLOSING | DRAINING;
+const SLOW: u32 = NEW | UNSENT | ACTION | WOKEN | HANDLE | INPUT | ENDED | FAILED | CLOSING | DRAINING;
 
 /// `opened` has been called, and neither `closed` nor `detached`.
-const OPEN: u16 = 1 << 10;
+const OPEN: u32 = 1 << 10;
 /// It is counted among the connections of its loop.
-const COUNTED: u16 = 1 << 11;
+const COUNTED: u32 = 1 << 11;
 /// The timer runs.
-const TIMER: u16 = 1 << 12;
+const TIMER: u32 = 1 << 12;
 /// Every sign of life puts the timer off.
-const IDLE: u16 = 1 << 13;
+const IDLE: u32 = 1 << 13;
 /// Input was left for the next time.
-const REST: u16 = 1 << 14;
+const REST: u32 = 1 << 14;
 /// The callback that is running answers a wake.
-const WAKE: u16 = 1 << 15;
+const WAKE: u32 = 1 << 15;
+/// The handler wants to hear of writes.
+const WATCHED: u32 = 1 << 16;
 
 const NO_INDEX: u16 = u16::MAX;
 
@@ -150,15 +150,15 @@ enum Next {
 // ---------------------------------------------------------------------------------- what callbacks may do
 
 impl Inner {
-    fn has(&self, flags: u16) -> bool {
+    fn has(&self, flags: u32) -> bool {
         self.flags & flags != 0
     }
 
-    fn set(&mut self, flags: u16) {
+    fn set(&mut self, flags: u32) {
         self.flags |= flags;
     }
 
-    fn unset(&mut self, flags: u16) {
+    fn unset(&mut self, flags: u32) {
         self.flags &= !flags;
     }
 
@@ -356,7 +356,7 @@ impl<H: Handler> Connection<H> {
         let mut inner = Inner {
             extras: None,
             peer,
-            flags: NEW | COUNTED,
+            flags: NEW | COUNTED | if lp.watches_writes { WATCHED } else { 0 },
             addr_index: addr_index.map_or(NO_INDEX, |i| u16::try_from(i).unwrap_or(NO_INDEX)),
             origin,
         };
@@ -390,36 +390,67 @@ impl<H: Handler> Future for Connection<H> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        loop {
-            if (this.inner.has(SLOW) || this.lp.stopping.get()) && ready!(this.settle(cx)) == Next::End {
-                return Poll::Ready(());
-            }
+        let mut len = None;
+        if !this.inner.has(SLOW) && !this.lp.stopping.get() {
             let Connection { transport, inner, context, lp } = &mut *this;
-            let read = match &*transport {
-                Some(Transport::Plain(stream)) => stream.poll_for_each_chunk(cx, |_cx, input| {
-                    deliver(transport, stream, inner, context, lp, input)
-                }),
-                _ => this.read_filtered(cx),
-            };
-            let end = match read {
-                // It has to be settled.
-                Poll::Ready(Ok(Some(()))) => continue,
-                Poll::Ready(Ok(None)) => Ok(()),
-                Poll::Ready(Err(e)) => Err(e),
-                Poll::Pending => {
-                    ready!(this.wait(cx));
-                    continue;
+            let lp = &**lp;
+            if let Some(Transport::Plain(stream)) = &*transport {
+                let hands = &mut *lp.hands.borrow_mut();
+                match stream.try_read_and_wait(cx, &mut hands.input[..]) {
+                    // The usual message: there is nothing to be done after it but to wait.
+                    Ok(ReadAndWait { len, waits: true }) => {
+                        deliver(transport, stream, inner, context, lp, hands, len);
+                        if !inner.has(SLOW | TIMER) {
+                            return Poll::Pending;
+                        }
+                    }
+                    Ok(read) => len = Some(read.len),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(e) => inner.fail(e),
                 }
-            };
-            match end {
-                Ok(()) => this.inner.set(ENDED),
-                Err(e) => this.inner.fail(e),
             }
         }
+        this.go_on(cx, len)
     }
 }
 
 impl<H: Handler> Connection<H> {
+    /// Everything that is not usual, from any point on. `len`: so many bytes have been read.
+    #[inline(never)]
+    fn go_on(&mut self, cx: &mut Context<'_>, mut len: Option<usize>) -> Poll<()> {
+        loop {
+            if let Some(len) = len.take() {
+                self.has_read(len);
+            }
+            if (self.inner.has(SLOW) || self.lp.stopping.get()) && ready!(self.settle(cx)) == Next::End {
+                return Poll::Ready(());
+            }
+            let read = match &mut self.transport {
+                Some(transport) => transport.poll_read(cx, &mut self.lp.hands.borrow_mut().input[..]),
+                None => Poll::Ready(Ok(0)),
+            };
+            match read {
+                Poll::Pending => ready!(self.wait(cx)),
+                Poll::Ready(Ok(n)) => len = Some(n),
+                Poll::Ready(Err(e)) => self.inner.fail(e),
+            }
+        }
+    }
+
+    /// Delivers what has been read.
+    fn has_read(&mut self, len: usize) {
+        if len == 0 {
+            return self.inner.set(ENDED);
+        }
+        let Connection { transport, inner, context, lp } = self;
+        let hands = &mut *lp.hands.borrow_mut();
+        if let Some(Transport::Plain(stream)) = &*transport {
+            return deliver(transport, stream, inner, context, lp, hands, len);
+        }
+        let Hands { handler, out, input } = hands;
+        Borrowed { transport, inner, context, lp, handler, out }.data(&input[..len]);
+    }
+
     /// There is nothing to do for the socket; is there for the timer?
     #[inline]
     fn wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -427,6 +458,7 @@ impl<H: Handler> Connection<H> {
     }
 
     #[cold]
+    #[inline(never)]
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let extras = self.inner.extras();
         ready!(Pin::new(&mut extras.timer).poll(cx));
@@ -457,26 +489,13 @@ impl<H: Handler> Connection<H> {
     /// With what the loop lends to all its connections.
     fn hands<R>(&mut self, f: impl FnOnce(&mut Borrowed<'_, H>) -> R) -> R {
         let Connection { transport, inner, context, lp } = self;
-        let Hands { handler, out } = &mut *lp.hands.borrow_mut();
+        let Hands { handler, out, .. } = &mut *lp.hands.borrow_mut();
         f(&mut Borrowed { transport, inner, context, lp, handler, out })
-    }
-
-    /// Reads from what is behind a filter, and delivers it. `None` at its end.
-    #[cold]
-    fn read_filtered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<()>>> {
-        let Some(transport) = &mut self.transport else { return Poll::Ready(Ok(None)) };
-        let mut buffer = self.lp.filtered.take();
-        buffer.resize(FILTERED, 0);
-        let read = transport.poll_read(cx, &mut buffer);
-        if let Poll::Ready(Ok(n @ 1..)) = read {
-            self.hands(|hands| hands.data(&buffer[..n]));
-        }
-        self.lp.filtered.set(buffer);
-        read.map_ok(|n| (n > 0).then_some(()))
     }
 
     /// All that has to be done before the next read.
     #[cold]
+    #[inline(never)]
     fn settle(&mut self, cx: &mut Context<'_>) -> Poll<Next> {
         let (mut woken, mut answers, mut flushes) = (false, false, 0);
         loop {
@@ -745,17 +764,23 @@ impl<H: Handler> Drop for AtEnd<H> {
 }
 
 impl Inner {
-    /// An attempt to send `output` has not sent all of it.
+    /// An attempt to send an answer has not sent all of it.
     #[cold]
-    fn sent_partly(&mut self, result: Poll<io::Result<usize>>, output: Vec<u8>) {
-        let sent = match result {
-            Poll::Ready(Ok(sent)) => sent,
-            Poll::Pending => 0,
-            Poll::Ready(Err(e)) => return self.fail(e),
-        };
+    #[inline(never)]
+    fn sent_partly(&mut self, unsent: Unsent, Reply { output, action }: Reply<'_>) {
+        match unsent.error {
+            Some(e) => self.fail(e),
+            None => self.keep_unsent(output, unsent.sent),
+        }
+        if action != Action::None {
+            self.close_later(action);
+        }
+    }
+
+    fn keep_unsent(&mut self, output: Cow<'_, [u8]>, sent: usize) {
         // Nothing waited before the callback. What does now was added while it was sent, and comes after it.
         let added = mem::take(&mut self.extras().unsent);
-        self.keep(output, sent);
+        self.keep(output.into_owned(), sent);
         if !added.is_empty() {
             self.keep(added, 0);
         }
@@ -769,6 +794,7 @@ impl Inner {
     }
 
     #[cold]
+    #[inline(never)]
     fn keep_rest(&mut self, input: &[u8]) {
         let left = self.take_unread(input.len());
         self.extras().rest = input[input.len() - left..].to_vec();
@@ -793,7 +819,7 @@ impl Inner {
 
 // --------------------------------------------------------------------------------------------- callbacks
 
-/// Input for `data`, whose answer is sent at once. Breaks if there is something to be settled.
+/// Input for `data`, `len` bytes, whose answer is sent at once.
 #[inline(always)]
 fn deliver<H: Handler>(
     transport: &Option<Transport>,
@@ -801,43 +827,31 @@ fn deliver<H: Handler>(
     inner: &mut Inner,
     context: &mut H::Context,
     lp: &Loop<H>,
-    input: &[u8],
-) -> ControlFlow<()> {
-    let Hands { handler, out } = &mut *lp.hands.borrow_mut();
-    if inner.has(REST) {
-        Borrowed { transport, inner, context, lp, handler, out }.data(input);
-        return ControlFlow::Break(());
+    Hands { handler, out, input }: &mut Hands<H>,
+    len: usize,
+) {
+    let input = &input[..len];
+    if inner.has(REST | IDLE) {
+        inner.touch();
+        if inner.has(REST) {
+            return Borrowed { transport, inner, context, lp, handler, out }.data(input);
+        }
     }
-    inner.touch();
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };
-    let Reply { mut output, action } = handler.data(conn, input);
-    if inner.has(REST) {
-        inner.keep_rest(input);
-    }
+    let reply = handler.data(conn, input);
     mem::forget(panics);
-    if !out.is_empty() {
-        out.extend_from_slice(&output);
-        let mut bytes = mem::take(out);
-        let hands = Borrowed { transport, inner, context, lp, handler, out };
-        match hands.send(stream, &bytes) {
-            Poll::Ready(Ok(sent)) if sent == bytes.len() && sent <= KEEP => {
-                bytes.clear();
-                *out = bytes;
-            }
-            result => inner.sent_partly(result, bytes),
-        }
-    } else if !output.is_empty() {
-        let hands = Borrowed { transport, inner, context, lp, handler, out };
-        match hands.send(stream, &output) {
-            Poll::Ready(Ok(sent)) if sent == output.len() => {}
-            result => inner.sent_partly(result, mem::take(&mut output).into_owned()),
+    if inner.has(REST | WATCHED) || !out.is_empty() {
+        return Borrowed { transport, inner, context, lp, handler, out }.answer_at_once(stream, input, reply);
+    }
+    if !reply.output.is_empty() {
+        if let Err(unsent) = stream.try_write_all(&reply.output) {
+            return inner.sent_partly(unsent, reply);
         }
     }
-    if action != Action::None {
-        inner.close_later(action);
+    if reply.action != Action::None {
+        inner.close_later(reply.action);
     }
-    if inner.has(SLOW) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
 }
 
 /// A connection, and what the loop lends it for a callback.
@@ -865,15 +879,43 @@ impl<H: Handler> Borrowed<'_, H> {
         result
     }
 
+    /// The answer to `input`, of which something may be left, with what the callback has appended to its output.
+    #[inline(never)]
+    fn answer_at_once(mut self, stream: &Stream, input: &[u8], Reply { output, action }: Reply<'_>) {
+        if self.inner.has(REST) {
+            let panics = self.lp.note_panics();
+            self.inner.keep_rest(input);
+            mem::forget(panics);
+        }
+        if !self.out.is_empty() {
+            self.out.extend_from_slice(&output);
+            let mut bytes = mem::take(self.out);
+            if let Err(unsent) = self.send(stream, &bytes) {
+                return self.inner.sent_partly(unsent, Reply { output: bytes.into(), action });
+            }
+            if bytes.capacity() <= KEEP {
+                bytes.clear();
+                *self.out = bytes;
+            }
+        } else if !output.is_empty() {
+            if let Err(unsent) = self.send(stream, &output) {
+                return self.inner.sent_partly(unsent, Reply { output, action });
+            }
+        }
+        if action != Action::None {
+            self.inner.close_later(action);
+        }
+    }
+
     /// Sends what can be sent at once.
-    #[inline(always)]
-    fn send(mut self, stream: &Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if !self.lp.watches_writes {
-            return stream.send_at_once(bytes);
+    fn send(&mut self, stream: &Stream, bytes: &[u8]) -> Result<(), Unsent> {
+        if !self.inner.has(WATCHED) {
+            return stream.try_write_all(bytes);
         }
         self.call(|handler, conn| handler.pre_write(conn));
-        let result = stream.send_at_once(bytes);
-        if let Poll::Ready(Ok(sent)) = result {
+        let result = stream.try_write_all(bytes);
+        let sent = result.as_ref().map_or_else(|unsent| unsent.sent, |()| bytes.len());
+        if sent > 0 {
             self.call(|handler, conn| handler.post_write(conn, sent, bytes.len() - sent));
         }
         result
@@ -890,6 +932,7 @@ impl<H: Handler> Borrowed<'_, H> {
 
     /// Input. The answer waits to be sent.
     #[cold]
+    #[inline(never)]
     fn data(&mut self, input: &[u8]) {
         self.inner.touch();
         let mut rest = Vec::new();
@@ -946,7 +989,7 @@ impl<H: Handler> Borrowed<'_, H> {
 impl<H: Handler> Connection<H> {
     /// One attempt to send.
     fn write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let watched = self.lp.watches_writes;
+        let watched = self.inner.has(WATCHED);
         if watched {
             self.hands(|hands| hands.call(|handler, conn| handler.pre_write(conn)));
         }

@@ -28,7 +28,8 @@ pub struct Events<C = ()> {
     detached: Callback<Detached<C>>,
     pre_write: Callback<PreWrite<C>>,
     post_write: Callback<PostWrite<C>>,
-    data: Callback<Data<C>>,
+    /// Always there: for every message, to call it is less than to ask.
+    data: Arc<Box<Data<C>>>,
     tick: Callback<Tick<C>>,
 }
 
@@ -154,7 +155,7 @@ impl<C: Default + 'static> Events<C> {
         mut self,
         f: impl for<'a> Fn(&mut Conn<'_, C>, &'a [u8]) -> Reply<'a> + Send + Sync + 'static,
     ) -> Events<C> {
-        self.data = Some(Arc::new(Box::new(f)));
+        self.data = Arc::new(Box::new(f));
         self
     }
 
@@ -212,10 +213,7 @@ impl<C: Default + 'static> Handler for Events<C> {
 
     #[inline]
     fn data<'a>(&mut self, conn: &mut Conn<'_, C>, input: &'a [u8]) -> Reply<'a> {
-        match &self.data {
-            Some(f) => f(conn, input),
-            None => Reply::none(),
-        }
+        (self.data)(conn, input)
     }
 
     fn tick(&mut self, server: &Server<C>) -> Option<(Duration, Action)> {
@@ -233,7 +231,7 @@ impl<C: Default + 'static> Default for Events<C> {
             detached: None,
             pre_write: None,
             post_write: None,
-            data: None,
+            data: Arc::new(Box::new(|_, _| Reply::none())),
             tick: None,
         }
     }

@@ -440,8 +440,6 @@ pub(super) struct Loop<H: Handler> {
     pub hands: RefCell<Hands<H>>,
     pub server: Server<H::Context>,
     pub stopping: Cell<bool>,
-    /// A buffer for what is read through filters.
-    pub filtered: Cell<Vec<u8>>,
     /// Does the handler want to hear of writes?
     pub watches_writes: bool,
     panicked: Cell<bool>,
@@ -457,6 +455,18 @@ pub(super) struct Hands<H> {
     pub handler: H,
     /// For the output of the callback that is running.
     pub out: Vec<u8>,
+    /// For what is read.
+    pub input: Box<[u8; INPUT]>,
+}
+
+/// As large as the largest read that pays: beyond it, a system call costs nothing against the copying.
+const INPUT: usize = 64 * 1024;
+
+impl<H> Hands<H> {
+    fn new(handler: H) -> Hands<H> {
+        let input = vec![0; INPUT].into_boxed_slice().try_into().expect("its length");
+        Hands { handler, out: Vec::new(), input }
+    }
 }
 
 /// Notes, when it is dropped, that a callback has panicked.
@@ -719,10 +729,9 @@ async fn run_loop<H: Handler>(
     let handler = make(index);
     let lp = Rc::new(Loop {
         watches_writes: handler.watches_writes(),
-        hands: RefCell::new(Hands { handler, out: Vec::new() }),
+        hands: RefCell::new(Hands::new(handler)),
         server: Server::new(inner.clone()),
         stopping: Cell::new(false),
-        filtered: Cell::default(),
         panicked: Cell::new(false),
         index,
         nodelay: builder.nodelay,

@@ -2,7 +2,7 @@
 
 use super::parker::Parker;
 use crate::reactor::fallback::Call;
-use crate::reactor::{budget, current};
+use crate::reactor::{budget, current, no_tasks};
 use std::cell::RefCell;
 use std::future::Future;
 use std::mem;
@@ -67,7 +67,7 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
         polls = 0;
         let own = current::with_own(|own| {
             let own = own.filter(|own| own.shared.is_of_this_process())?;
-            let turn = || own.turn(timeout, |_| false).map(|turn| notices.0 |= turn.notified);
+            let turn = || own.turn(timeout, &no_tasks).map(|turn| notices.0 |= turn.notified);
             Some(parker.drive(&own.shared, timeout, turn))
         });
         let result = own.unwrap_or_else(|| parker.drive_shared(call.wait(), timeout));

@@ -6,12 +6,12 @@
 
 use super::inbox::Inbox;
 use super::join::{JoinHandle, packet};
-use super::settings::{Panics, Settings, SlowPoll};
+use super::settings::{Panics, Settings};
 use super::stats::{Counters, Stats};
 use super::task::{self, Queue, Task, TaskPtr, TaskRef, Tasks};
 use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
-use crate::reactor::{Shared, Turn, budget, contain, current};
+use crate::reactor::{Driver, Shared, Turn, budget, contain, current};
 use crate::sys::error::explained;
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
@@ -243,25 +243,6 @@ impl Core {
     /// Into the run queue, unless it is there (`false`) or complete.
     #[inline]
     pub fn schedule(&self, task: TaskPtr) -> bool {
-        let is_new = self.enqueue(task);
-        if is_new {
-            self.counters().wakes_local.add(1);
-        }
-        is_new
-    }
-
-    /// The same, if this is the waker of a task of this core that is not complete. (Of one that is, the waker is not worth
-    /// keeping.)
-    #[inline]
-    fn schedule_own(&self, waker: &Waker) -> bool {
-        TaskPtr::of(waker, self).is_some_and(|task| self.schedule(task) || !task.is_complete())
-    }
-
-    #[inline]
-    fn enqueue(&self, task: TaskPtr) -> bool {
-        if self.settings.shuffle.is_some() && self.flip() {
-            return self.queue.push_front(task);
-        }
         self.queue.push_back(task)
     }
 
@@ -295,18 +276,12 @@ impl Core {
     fn run_tasks(&self) {
         let mut left = self.settings.polls_per_turn;
         let mut polled = None;
+        let is_usual = self.settings.slow_poll.is_none() && self.settings.shuffle.is_none();
         while let Err(payload) = catch_unwind(AssertUnwindSafe(|| {
-            while left > 0 {
-                polled = self.queue.pop_front();
-                let Some(task) = polled else { break };
-                let was_polled = match &self.settings.slow_poll {
-                    None => task.run(self),
-                    Some(slow) => self.run_watched(task, slow),
-                };
-                if was_polled {
-                    left -= 1;
-                }
-                polled = None;
+            if is_usual {
+                self.run_each(&mut left, &mut polled, |task| task.run(self));
+            } else {
+                self.run_each(&mut left, &mut polled, |task| self.run_watched(task));
             }
         })) {
             // Nothing but the poll of this task unwinds there.
@@ -318,8 +293,30 @@ impl Core {
         self.counters().polls.add((self.settings.polls_per_turn - left) as u64);
     }
 
+    /// `left`: so many may be polled. `polled`: this one is being polled.
+    #[inline(always)]
+    fn run_each(&self, left: &mut usize, polled: &mut Option<TaskPtr>, run: impl Fn(TaskPtr) -> bool) {
+        while *left > 0 {
+            *polled = self.queue.pop_front();
+            let Some(task) = *polled else { break };
+            if run(task) {
+                *left -= 1;
+            } else {
+                self.counters().skipped.add(1);
+            }
+            *polled = None;
+        }
+    }
+
     #[cold]
-    fn run_watched(&self, task: TaskPtr, slow: &SlowPoll) -> bool {
+    fn run_watched(&self, task: TaskPtr) -> bool {
+        if self.settings.shuffle.is_some() {
+            // Whose turn comes next.
+            while self.flip() {
+                self.queue.rotate();
+            }
+        }
+        let Some(slow) = &self.settings.slow_poll else { return task.run(self) };
         let started = Instant::now();
         let was_polled = task.run(self);
         let took = started.elapsed();
@@ -434,7 +431,7 @@ impl Core {
     fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let counters = self.counters();
         counters.turns.add(1);
-        match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
+        match self.local.turn(timeout, self) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);
@@ -475,7 +472,7 @@ impl Core {
         match letter {
             Letter::Wake(task) => {
                 task.posted().arrive();
-                if self.enqueue(task.open(self)) {
+                if self.queue.push_back(task.open(self)) {
                     self.counters().wakes_remote.add(1);
                 }
             }
@@ -532,6 +529,21 @@ impl Core {
 
     pub fn tasks_alive(&self) -> usize {
         self.tasks.len()
+    }
+}
+
+/// Of its own reactor. Of a task that is complete, the waker is not worth keeping.
+impl Driver for Core {
+    #[inline]
+    fn schedule(&self, waker: &Waker) -> bool {
+        TaskPtr::of(waker, self).is_some_and(|task| Core::schedule(self, task) || !task.is_complete())
+    }
+
+    #[inline]
+    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
+        // SAFETY: `TaskPtr::of` has found it to be one.
+        let task = unsafe { TaskPtr::of_own(waker) };
+        Core::schedule(self, task) || !task.is_complete()
     }
 }
 

@@ -118,7 +118,8 @@ impl<F: Future> Body<F> {
         let future = match unsafe { Self::stage(task) } {
             // SAFETY: as above.
             Stage::Future(future) => unsafe { Pin::new_unchecked(future) },
-            _ => unreachable!("a task that is not complete has its future"),
+            // SAFETY: `run` calls this for no task that is complete, and as long as one is not, it has its future.
+            _ => unsafe { std::hint::unreachable_unchecked() },
         };
         let output = std::task::ready!(future.poll(cx));
         // SAFETY: as above.
@@ -223,6 +224,17 @@ impl TaskPtr {
         (task.core_id() == core.id()).then_some(TaskPtr(task.0))
     }
 
+    /// The same without a look.
+    ///
+    /// # Safety
+    ///
+    /// It is the waker of a task of this thread's core.
+    #[inline]
+    pub unsafe fn of_own(waker: &Waker) -> TaskPtr {
+        // SAFETY: the caller's promise.
+        TaskPtr(unsafe { of_waker(waker.data()) }.0)
+    }
+
     /// The header. Whoever has a `TaskPtr` is one of the local owners, or was called by one.
     fn header(&self) -> &Header {
         // SAFETY: a local owner keeps the task alive, and the fields that change are cells and atomics.
@@ -250,13 +262,14 @@ impl TaskPtr {
     #[inline]
     pub fn run(self, core: &Core) -> bool {
         let header = self.header();
-        let flags = header.flags.get() & !SCHEDULED;
+        let flags = header.flags.get();
         if flags & COMPLETE != 0 {
-            header.flags.set(flags);
+            header.flags.set(flags & !SCHEDULED);
             self.release();
             return false;
         }
-        header.flags.set(flags | RUNNING);
+        // It is in the queue, and so it does not run.
+        header.flags.set(flags ^ (SCHEDULED | RUNNING));
         budget::grant();
         // SAFETY: the waker is not dropped, so it needs no reference of its own: this thread keeps the task.
         let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(self.0)) });
@@ -363,52 +376,57 @@ impl TaskPtr {
 }
 
 /// Tasks that are to be run, in order.
-#[derive(Default)]
 pub(super) struct Queue {
-    ends: Cell<Option<(TaskPtr, TaskPtr)>>,
+    first: Cell<Option<TaskPtr>>,
+    /// Of no use if there is no first one.
+    last: Cell<TaskPtr>,
+}
+
+impl Default for Queue {
+    fn default() -> Queue {
+        Queue { first: Cell::new(None), last: Cell::new(TaskPtr(NonNull::dangling())) }
+    }
 }
 
 impl Queue {
     /// Puts `task` at the end, unless it is in the queue or complete.
     #[inline]
     pub fn push_back(&self, task: TaskPtr) -> bool {
-        let pushed = task.schedule();
-        if pushed {
-            task.header().next.set(None);
-            let first = match self.ends.get() {
-                None => task,
-                Some((first, last)) => {
-                    last.header().next.set(Some(task));
-                    first
-                }
-            };
-            self.ends.set(Some((first, task)));
+        let flags = task.header().flags.get();
+        if flags & (SCHEDULED | COMPLETE) != 0 {
+            return false;
         }
-        pushed
+        task.header().flags.set(flags | SCHEDULED);
+        self.append(task);
+        true
     }
 
-    /// Puts `task` at the front, unless it is in the queue or complete.
-    pub fn push_front(&self, task: TaskPtr) -> bool {
-        let pushed = task.schedule();
-        if pushed {
-            let ends = self.ends.get();
-            task.header().next.set(ends.map(|(first, _)| first));
-            self.ends.set(Some((task, ends.map_or(task, |(_, last)| last))));
-        }
-        pushed
+    #[inline]
+    fn append(&self, task: TaskPtr) {
+        task.header().next.set(None);
+        let last = self.last.replace(task);
+        let place = if self.is_empty() { &self.first } else { &last.header().next };
+        place.set(Some(task));
     }
 
     /// The first one, which is to be [run](TaskPtr::run) now.
     #[inline]
     pub fn pop_front(&self) -> Option<TaskPtr> {
-        let (first, last) = self.ends.get()?;
-        self.ends.set(first.header().next.get().map(|next| (next, last)));
+        let first = self.first.get()?;
+        self.first.set(first.header().next.get());
         Some(first)
+    }
+
+    /// Puts the first one at the end.
+    pub fn rotate(&self) {
+        if let Some(first) = self.pop_front() {
+            self.append(first);
+        }
     }
 
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.ends.get().is_none()
+        self.first.get().is_none()
     }
 }
 
@@ -459,18 +477,6 @@ impl Tasks {
             next.header().siblings.set((prev, next.header().siblings.get().1));
         }
         self.len.set(self.len.get() - 1);
-    }
-}
-
-impl TaskPtr {
-    /// May it be put into the queue? Then it is there from now on.
-    fn schedule(self) -> bool {
-        let flags = self.header().flags.get();
-        let may = flags & (SCHEDULED | COMPLETE) == 0;
-        if may {
-            self.header().flags.set(flags | SCHEDULED);
-        }
-        may
     }
 }
 

@@ -1,15 +1,13 @@
 //! Reading without a buffer of one's own: it is lent, once there is something to put into it.
 
-use super::{Async, Kind, Stream, failed, poll_op};
-use crate::reactor::{Direction, budget};
-use crate::sys::socket;
+use super::{Async, poll_op};
+use crate::reactor::Direction;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{self, Read};
-use std::ops::{ControlFlow, Deref};
-use std::os::fd::AsFd;
-use std::task::{Context, Poll, ready};
+use std::ops::Deref;
+use std::task::{Context, Poll};
 
 /// Bytes that were read, in a buffer lent by the thread.
 ///
@@ -79,14 +77,9 @@ fn keep_more(buffer: Buffer) {
 impl Chunk {
     #[inline(always)]
     fn read(mut from: impl Read) -> io::Result<Chunk> {
-        Chunk::fill(|buffer| from.read(buffer))
-    }
-
-    #[inline(always)]
-    fn fill(read: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Chunk> {
         let mut chunk = Chunk { buffer: Some(FIRST.take().unwrap_or_else(take_more)), len: 0 };
         if let Some(buffer) = &mut chunk.buffer {
-            chunk.len = read(&mut buffer[..])?;
+            chunk.len = from.read(&mut buffer[..])?;
         }
         Ok(chunk)
     }
@@ -180,85 +173,5 @@ where
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         let full = |chunk: &Chunk| chunk.len == BUFFER_LEN;
         poll_op(&self.source, self.kind, Direction::Read, cx, || Chunk::read(self.get_ref()), full)
-    }
-}
-
-impl Stream {
-    /// Reads all that there is, in chunks of up to 64 KiB in a buffer lent by the thread, and calls `f` with each; then
-    /// waits for more. Ready with `None` at the end of the stream, and with `Some` when `f` breaks off.
-    ///
-    /// For futures that are polled by hand and live on what they are sent: to wait again costs less here than by
-    /// [`poll_read_chunk`](Stream::poll_read_chunk). As with [`poll_read`](futures_io::AsyncRead::poll_read), one task at a
-    /// time can wait. When `f` has broken off, the task may be woken for more input all the same.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading.
-    ///
-    /// # Cancel safety
-    ///
-    /// `f` has been given all that was read.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use futures_lite::AsyncWriteExt;
-    /// use std::{future::poll_fn, io, ops::ControlFlow};
-    /// use wakewheel::{Async, io::Stream};
-    ///
-    /// wakewheel::block_on(async {
-    ///     let (a, mut b) = Async::<std::os::unix::net::UnixStream>::pair()?;
-    ///     let a = Stream::from(a);
-    ///     b.write_all(b"hello\nworld").await?;
-    ///
-    ///     let mut line = Vec::new();
-    ///     let end = poll_fn(|cx| {
-    ///         a.poll_for_each_chunk(cx, |_cx, chunk| {
-    ///             line.extend_from_slice(chunk);
-    ///             match line.iter().position(|&byte| byte == b'\n') {
-    ///                 Some(end) => ControlFlow::Break(end),
-    ///                 None => ControlFlow::Continue(()),
-    ///             }
-    ///         })
-    ///     });
-    ///     assert_eq!(end.await?, Some(5));
-    ///     io::Result::Ok(())
-    /// })?;
-    /// # io::Result::Ok(())
-    /// ```
-    #[inline(always)]
-    pub fn poll_for_each_chunk<B>(
-        &self,
-        cx: &mut Context<'_>,
-        mut f: impl FnMut(&mut Context<'_>, &[u8]) -> ControlFlow<B>,
-    ) -> Poll<io::Result<Option<B>>> {
-        let (source, kind) = self.source();
-        loop {
-            let seen = source.readiness.seen();
-            if !seen.is_ready(Direction::Read.interest()) {
-                ready!(source.poll_ready(Direction::Read, cx))?;
-                continue;
-            }
-            ready!(budget::is_left(cx));
-            let chunk = match Chunk::fill(|buffer| socket::recv(self.as_fd(), buffer)) {
-                Ok(chunk) if chunk.len > 0 => chunk,
-                Ok(_) => return Poll::Ready(Ok(None)),
-                Err(e) => {
-                    failed(source, Direction::Read, seen, e)?;
-                    continue;
-                }
-            };
-            let is_last = chunk.len < BUFFER_LEN && kind == Kind::Tcp && seen.trusts_short();
-            let waits = is_last && source.clear_and_wait(Direction::Read, seen, cx);
-            budget::spend();
-            let flow = f(cx, &chunk);
-            drop(chunk);
-            if let ControlFlow::Break(end) = flow {
-                return Poll::Ready(Ok(Some(end)));
-            }
-            if waits {
-                return Poll::Pending;
-            }
-        }
     }
 }

@@ -29,7 +29,7 @@ pub use options::{KeepAlive, SocketOptions};
 pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
 pub use signals::Signals;
-pub use stream::{Addr, Listener, Stream};
+pub use stream::{Addr, Listener, ReadAndWait, Stream, Unsent};
 pub use udp::{Datagram, RecvBatch};
 
 use crate::reactor::{Direction, Seen, Source, budget};
@@ -141,13 +141,19 @@ impl<T: AsFd> Async<T> {
 
     /// For descriptors that we made ourselves.
     pub(crate) fn with_kind(io: T, kind: Kind) -> io::Result<Async<T>> {
-        let source = Source::register(io.as_fd().as_raw_fd(), Ready::default())?;
-        Ok(Async { source, io: Some(io), kind })
+        Async::register(io, kind, Ready::default())
     }
 
     /// For connections that were accepted just now: what the peer sends is rarely there yet.
     pub(crate) fn accepted(io: T, kind: Kind) -> io::Result<Async<T>> {
-        let source = Source::register(io.as_fd().as_raw_fd(), Ready::READABLE)?;
+        Async::register(io, kind, Ready::READABLE)
+    }
+
+    fn register(io: T, kind: Kind, not_yet: Ready) -> io::Result<Async<T>> {
+        let source = Source::register(io.as_fd().as_raw_fd(), not_yet)?;
+        if kind == Kind::Tcp {
+            source.readiness.trust_short();
+        }
         Ok(Async { source, io: Some(io), kind })
     }
 }
@@ -454,7 +460,7 @@ fn poll_op<R>(
         ready!(budget::is_left(cx));
         match op() {
             Ok(result) => {
-                if !full(&result) && kind == Kind::Tcp && seen.trusts_short() {
+                if !full(&result) && seen.trusts_short() {
                     source.readiness.clear(direction.interest(), seen);
                 } else {
                     budget::spend();

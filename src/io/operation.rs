@@ -57,7 +57,7 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool> Future for Operatio
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     io.source.forget(waiter);
-                    if result.as_ref().is_ok_and(|result| !full(result)) && seen.trusts_short() {
+                    if result.as_ref().is_ok_and(|result| !full(result)) && seen.trusts_batch() {
                         readiness.clear(interest, seen);
                     } else {
                         budget::spend();

@@ -4,7 +4,7 @@ use super::accept::{Accept, Incoming};
 use super::connect::connect;
 use super::options::{cannot, invalid};
 use super::{Accepted, Async, Chunk, Kind, SocketOptions, certain, failed, poll_op};
-use crate::reactor::{Direction, Source};
+use crate::reactor::{Direction, Seen, Source};
 use crate::sys::addr::SockAddr;
 use crate::sys::socket;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -131,7 +131,7 @@ impl Stream {
     }
 
     #[inline(always)]
-    pub(super) fn source(&self) -> (&Arc<Source>, Kind) {
+    fn source(&self) -> (&Arc<Source>, Kind) {
         either!(self, io => (&io.source, io.kind))
     }
 
@@ -224,29 +224,106 @@ impl Stream {
         either!(self, io => io.poll_read_chunk(cx))
     }
 
-    /// Sends what the kernel takes at once. `Pending`: that is nothing, and nobody will be woken for it.
+    /// Reads what has come; and if that was all, the task waits for more in the same step. Zero bytes are the end of the
+    /// stream.
     ///
-    /// For an answer to what was read, which has paid for both from the [`budget`](crate::reactor::budget).
+    /// For futures that are polled by hand and live on what they are sent: one that has been told that it
+    /// [waits](ReadAndWait::waits), and has dealt with what it has read, returns [`Poll::Pending`] without another look.
+    /// Where it does not, [`poll_read`](AsyncRead::poll_read) sees to the rest, which also lets others have a turn: this one asks
+    /// for nothing of the cooperative budget. As with `poll_read`, one task at a time can wait.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) if nothing is known to have come; nobody is woken for what comes then. And
+    /// those of reading.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::{AsyncRead, AsyncWriteExt};
+    /// use std::task::{Context, Poll, ready};
+    /// use std::{future::poll_fn, io, pin::Pin};
+    /// use wakewheel::{Async, io::Stream};
+    ///
+    /// /// Adds up all bytes that come.
+    /// fn poll_sum(stream: &Stream, cx: &mut Context<'_>, sum: &mut u32) -> Poll<io::Result<()>> {
+    ///     let mut buf = [0; 1024];
+    ///     let mut waits = false;
+    ///     while !waits {
+    ///         let len;
+    ///         (len, waits) = match stream.try_read_and_wait(cx, &mut buf) {
+    ///             Ok(read) => (read.len, read.waits),
+    ///             Err(_) => (ready!(Pin::new(&mut &*stream).poll_read(cx, &mut buf))?, false),
+    ///         };
+    ///         if len == 0 {
+    ///             return Poll::Ready(Ok(()));
+    ///         }
+    ///         *sum += buf[..len].iter().copied().map(u32::from).sum::<u32>();
+    ///     }
+    ///     Poll::Pending
+    /// }
+    ///
+    /// wakewheel::block_on(async {
+    ///     let (a, mut b) = Async::<std::os::unix::net::UnixStream>::pair()?;
+    ///     let a = Stream::from(a);
+    ///     b.write_all(b"hello").await?;
+    ///     drop(b);
+    ///     let mut sum = 0;
+    ///     poll_fn(|cx| poll_sum(&a, cx, &mut sum)).await?;
+    ///     assert_eq!(sum, 532);
+    ///     io::Result::Ok(())
+    /// })?;
+    /// # io::Result::Ok(())
+    /// ```
     #[inline(always)]
-    pub(crate) fn send_at_once(&self, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let (source, kind) = self.source();
+    pub fn try_read_and_wait(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> io::Result<ReadAndWait> {
+        let (source, _) = self.source();
         let seen = source.readiness.seen();
-        if !seen.is_ready(Direction::Write.interest()) {
-            return Poll::Pending;
+        if !seen.is_ready(Direction::Read.interest()) {
+            return Err(io::ErrorKind::WouldBlock.into());
         }
-        match socket::send(self.as_fd(), buf) {
-            Ok(n) => {
-                // Nearly never, and so the first thing to be known.
-                if n != buf.len() && n < certain(buf.len()) && kind == Kind::Tcp && seen.trusts_short() {
-                    source.readiness.clear(Direction::Write.interest(), seen);
-                }
-                Poll::Ready(Ok(n))
+        let once = socket::recv_once(&source.fd, buf);
+        if let Some(len) = once.some().filter(|&len| len < certain(buf.len()) && seen.trusts_short()) {
+            if source.clear_and_wait(Direction::Read, seen, cx) {
+                return Ok(ReadAndWait { len, waits: true });
             }
-            Err(e) => match failed(source, Direction::Write, seen, e) {
-                Ok(_) => Poll::Pending,
-                Err(e) => Poll::Ready(Err(e)),
-            },
         }
+        read_otherwise(source, seen, once).map(|len| ReadAndWait { len, waits: false })
+    }
+
+    /// Sends all of `buf` at once, or as much of it as the kernel takes. Nobody is woken when it would take more: the rest is
+    /// for [`poll_write`](AsyncWrite::poll_write). Like [`try_read_and_wait`](Stream::try_read_and_wait), it asks for nothing
+    /// of the cooperative budget.
+    ///
+    /// # Errors
+    ///
+    /// If not all has gone. That is an error of the connection only if [`Unsent::error`] says so.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use wakewheel::{Async, io::Stream};
+    ///
+    /// let (a, b) = Async::<std::os::unix::net::UnixStream>::pair()?;
+    /// let (a, b) = (Stream::from(a), Stream::from(b));
+    /// let full = loop {
+    ///     if let Err(unsent) = a.try_write_all(&[0; 1000]) {
+    ///         break unsent;
+    ///     }
+    /// };
+    /// assert!(full.sent < 1000 && full.error.is_none());
+    ///
+    /// drop(b);
+    /// let broken = a.try_write_all(&[0; 1000]).unwrap_err();
+    /// assert_eq!(broken.error.unwrap().kind(), std::io::ErrorKind::BrokenPipe);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[inline(always)]
+    pub fn try_write_all(&self, buf: &[u8]) -> Result<(), Unsent> {
+        let (source, _) = self.source();
+        let seen = source.readiness.seen();
+        let once = socket::send_once(&source.fd, buf);
+        if once.is(buf.len()) { Ok(()) } else { Err(unsent(source, seen, once, buf.len())) }
     }
 
     /// Ends one direction or both. After `Shutdown::Write` the peer reads to the end, and can still send.
@@ -302,7 +379,7 @@ impl AsyncWrite for &Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         // As `Async` does, but for std's function around the call, which the compiler cannot see into.
         let (source, kind) = self.source();
-        let op = || socket::send(self.as_fd(), buf);
+        let op = || socket::send(source.fd, buf);
         poll_op(source, kind, Direction::Write, cx, op, |&n| n >= certain(buf.len()))
     }
 
@@ -533,6 +610,54 @@ impl Listener {
             Listener::Tcp(io) => io.get_ref().local_addr().map(Addr::Tcp),
             Listener::Unix(io) => io.get_ref().local_addr().map(Addr::Unix),
         }
+    }
+}
+
+/// What [`Stream::try_read_and_wait`] has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadAndWait {
+    /// So many bytes are in the buffer.
+    pub len: usize,
+    /// There were no more, and the task will be woken when there are.
+    pub waits: bool,
+}
+
+/// A read that does not wait for more.
+#[inline(never)]
+fn read_otherwise(source: &Source, seen: Seen, once: socket::Once) -> io::Result<usize> {
+    match once.result() {
+        Ok(len) => Ok(len),
+        Err(e) => {
+            // Interrupted, it may be tried again.
+            failed(source, Direction::Read, seen, e)?;
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+}
+
+/// Why [`Stream::try_write_all`] has not sent everything.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Unsent {
+    /// So many bytes have gone.
+    pub sent: usize,
+    /// What is wrong with the connection. `None`: the kernel has no room for more now.
+    pub error: Option<io::Error>,
+}
+
+/// A write that has not moved all of `len` bytes.
+#[cold]
+#[inline(never)]
+fn unsent(source: &Source, seen: Seen, once: socket::Once, len: usize) -> Unsent {
+    match once.result() {
+        Ok(sent) => {
+            if sent < certain(len) && seen.trusts_short() {
+                source.readiness.clear(Direction::Write.interest(), seen);
+            }
+            Unsent { sent, error: None }
+        }
+        Err(e) => Unsent { sent: 0, error: failed(source, Direction::Write, seen, e).err() },
     }
 }
 

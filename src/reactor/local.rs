@@ -1,6 +1,7 @@
 //! The part of a reactor that belongs to the thread that drives it: its timers, which pay for no other thread.
 
 use super::clock;
+use super::driver::Driver;
 use super::shared::{Scratch, Shared, Turn};
 use super::wheel::Wheel;
 use std::cell::{Cell, RefCell};
@@ -24,10 +25,10 @@ impl Local {
 
     /// See [`Shared::turn`].
     #[inline(always)]
-    pub fn turn(&self, timeout: Option<Duration>, schedule: impl FnMut(&Waker) -> bool) -> io::Result<Turn> {
+    pub fn turn(&self, timeout: Option<Duration>, driver: &impl Driver) -> io::Result<Turn> {
         // Taken out, so that a waker may turn the reactor as well.
         let mut scratch = self.scratch.take().unwrap_or_default();
-        let result = self.shared.turn(Some(&self.wheel), &mut scratch, timeout, &self.now, schedule);
+        let result = self.shared.turn(Some(&self.wheel), &mut scratch, timeout, &self.now, driver);
         self.scratch.set(Some(scratch));
         result
     }

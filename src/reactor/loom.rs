@@ -7,6 +7,7 @@
 //! ```
 
 use super::clock::Clock;
+use super::driver::{Driver, no_tasks};
 use super::park::Park;
 use super::readiness::{Direction, Readiness, Wait};
 use super::shared::{Scratch, Shared, Turn};
@@ -181,23 +182,34 @@ fn insert(readiness: &Readiness, task: &Task) -> usize {
 /// An event, as a reactor's turn publishes it. Returns how many were woken.
 fn publish(readiness: &Readiness, ready: Ready) -> usize {
     let mut wakers = Vec::new();
-    readiness.publish(ready, |_| false, &mut wakers);
+    readiness.publish(ready, &no_tasks, &mut wakers);
     let n = wakers.len();
     wake_all(&mut wakers);
     n
 }
 
-/// The same by the driver of this task, which schedules it there and then. (Here to be scheduled is to be woken.)
-fn publish_to_own(readiness: &Readiness, ready: Ready, task: &Waker) {
-    let mut wakers = Vec::new();
-    let schedule = |waker: &Waker| {
-        let is_own = waker.will_wake(task);
+/// The driver of the task that has this waker. (Here to be scheduled is to be woken.)
+struct DriverOf<'a>(&'a Waker);
+
+impl Driver for DriverOf<'_> {
+    fn schedule(&self, waker: &Waker) -> bool {
+        let is_own = waker.will_wake(self.0);
         if is_own {
             waker.wake_by_ref();
         }
         is_own
-    };
-    readiness.publish(ready, schedule, &mut wakers);
+    }
+
+    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
+        assert!(self.schedule(waker), "another waker than the one that it said yes to");
+        true
+    }
+}
+
+/// The same by the driver of this task, which schedules it there and then.
+fn publish_to_own(readiness: &Readiness, ready: Ready, task: &Waker) {
+    let mut wakers = Vec::new();
+    readiness.publish(ready, &DriverOf(task), &mut wakers);
     wake_all(&mut wakers);
 }
 
@@ -250,14 +262,14 @@ pub(crate) fn set_timer(deadline: u64, waker: &Waker) -> impl FnOnce(&Shared) + 
 
 /// One turn, which waits.
 pub(crate) fn turn(reactor: &Shared) -> Turn {
-    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None), |_| false).unwrap()
+    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None), &no_tasks).unwrap()
 }
 
 /// The driver of a reactor, with the wheel of its own: turns it until `task` is woken.
 fn drive_until_woken(reactor: &Shared, own: Option<&RefCell<Wheel<Waker>>>, task: &Task) {
     let mut scratch = Scratch::default();
     while task.times_woken() == 0 {
-        reactor.turn(own, &mut scratch, None, &Cell::new(None), |_| false).unwrap();
+        reactor.turn(own, &mut scratch, None, &Cell::new(None), &no_tasks).unwrap();
     }
 }
 
@@ -485,7 +497,7 @@ fn the_list_does_not_touch_a_waker_that_stays() {
 /// A socket where bytes arrive: how many there are to be read.
 type Bytes = Mutex<u32>;
 
-/// Reads what there is, as [`poll_for_each_chunk`](crate::io::Stream::poll_for_each_chunk) does: after each read, which is
+/// Reads what there is, as [`try_read_and_wait`](crate::io::Stream::try_read_and_wait) does: after each read, which is
 /// short, it waits without another look. Until `n` bytes have come.
 fn read_each(readiness: &Readiness, bytes: &Bytes, task: &Task, n: u32) {
     let mut read = 0;

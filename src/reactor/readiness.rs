@@ -17,34 +17,34 @@
 //! waits again, to set the bit is all that there is to do. Until then nobody wakes it. If the task is complete by then, it
 //! keeps its memory, but not its future.
 
+use super::driver::{Driver, no_tasks};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{UnsafeCell, spin};
 use crate::sys::Ready;
 use slab::Slab;
 use std::task::Waker;
 
-const LOCKED: usize = 1;
+/// All that can be reported.
+pub(crate) const ALL: Ready = Ready((1 << Ready::BITS) - 1);
+
+const LOCKED: usize = 1 << 6;
+/// The bits of those who wait in a slot lie this far above the readiness bits that they wait for.
+const SLOT_SHIFT: u32 = 7;
+const SLOTS: usize = ((Ready::READABLE.0 | Ready::WRITABLE.0) as usize) << SLOT_SHIFT;
+/// Somebody waits in the list, for whatever.
+const LISTED: usize = 1 << 8;
+const WAITING: usize = SLOTS | LISTED;
 /// The reactor has gone: the next one who wants to wait registers the source with another.
-const ORPHANED: usize = 1 << 12;
+const ORPHANED: usize = 1 << 10;
 /// Whoever stores a waker has to tell the reactor ([`Source::wait`](super::source::Source) does).
-const ASKS: usize = 1 << 13;
+const ASKS: usize = 1 << 11;
+/// A short operation says nothing: see [`Seen::trusts_short`].
+const WARY: usize = 1 << 12;
+/// The waker in the reader's slot is one that the driver has scheduled before.
+const KNOWN: usize = 1 << 13;
 const TICK: usize = 1 << 14;
 
-/// The bits of those who wait in a slot lie this far above the readiness bits that they wait for.
-const SLOT_SHIFT: u32 = 6;
-const SLOTS: usize = ((Ready::READABLE.0 | Ready::WRITABLE.0) as usize) << SLOT_SHIFT;
-/// The same for those in the list.
-const LIST_SHIFT: u32 = 8;
-const LISTED: usize = (INTERESTS.0 as usize) << LIST_SHIFT;
-const WAITING: usize = SLOTS | LISTED;
-
-const _: () = assert!(SLOTS > 2 * Ready::PRIORITY.0 as usize && SLOTS & LISTED == 0 && LISTED < ORPHANED);
-
-/// All that one can wait for.
-const INTERESTS: Ready = Ready(Ready::READABLE.0 | Ready::WRITABLE.0 | Ready::READ_CLOSED.0);
-
-/// All that can be reported.
-pub(crate) const ALL: Ready = Ready(2 * Ready::PRIORITY.0 - Ready::READABLE.0);
+const _: () = assert!((1 << Ready::BITS) <= LOCKED && WAITING < ORPHANED && SLOTS & LISTED == 0);
 
 /// One of the two directions of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,10 +67,8 @@ impl Direction {
     }
 }
 
-/// Somebody in the list waits for something of this.
-const fn list_bits(interest: Ready) -> usize {
-    ((interest.0 as usize) << LIST_SHIFT) & LISTED
-}
+/// What makes an operation stop before its end.
+const SPECIAL: usize = (Ready::READ_CLOSED.0 | Ready::HANGUP.0 | Ready::ERROR.0 | Ready::PRIORITY.0) as usize;
 
 /// The word at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -86,11 +84,16 @@ impl Seen {
         Ready(self.0 as u32 & ALL.0)
     }
 
-    /// May a read or write that moved fewer bytes than it could count as "would block"? Not once the end, an error
-    /// or an urgent mark is in sight: what stopped it may have been that, and no further edge would come.
+    /// May a read or write that moved fewer bytes than it could count as "would block"? Only on [such](Readiness::trust_short)
+    /// a descriptor; and not once the end, an error or an urgent mark is in sight: what stopped it may have been that, and no
+    /// further edge would come.
+    #[inline]
     pub fn trusts_short(self) -> bool {
-        const SPECIAL: usize =
-            (Ready::READ_CLOSED.0 | Ready::HANGUP.0 | Ready::ERROR.0 | Ready::PRIORITY.0) as usize;
+        self.0 & (WARY | SPECIAL) == 0
+    }
+
+    /// The same for a batch of datagrams that is not full, on any descriptor.
+    pub fn trusts_batch(self) -> bool {
         self.0 & SPECIAL == 0
     }
 
@@ -162,7 +165,15 @@ impl Readiness {
     /// Both directions count as ready: the first operation finds out.
     pub fn new() -> Readiness {
         let both = Ready::READABLE | Ready::WRITABLE;
-        Readiness { word: AtomicUsize::new(both.0 as usize), waiters: UnsafeCell::new(Waiters::default()) }
+        Readiness {
+            word: AtomicUsize::new(both.0 as usize | WARY),
+            waiters: UnsafeCell::new(Waiters::default()),
+        }
+    }
+
+    /// A read or write of this descriptor that moves fewer bytes than it could has met the end of the kernel's queue.
+    pub fn trust_short(&self) {
+        self.change(|now| now & !WARY);
     }
 
     #[inline]
@@ -223,20 +234,23 @@ impl Readiness {
     #[inline(always)]
     pub fn clear_and_wait(&self, direction: Direction, seen: Seen, waker: &Waker) -> bool {
         let (interest, slot) = (direction.interest().0 as usize, direction.slot_bit());
-        let cleared = seen.0 & !interest;
+        let waiting = seen.0 & !interest | slot;
         if seen.0 & (LOCKED | ORPHANED | ASKS | slot) != 0
             || self
                 .word
-                .compare_exchange(seen.0, cleared | LOCKED, Ordering::AcqRel, Ordering::Relaxed)
+                .compare_exchange(seen.0, waiting | LOCKED, Ordering::AcqRel, Ordering::Relaxed)
                 .is_err()
         {
             self.clear(direction.interest(), seen);
             return false;
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.
-        let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
-        self.word.store(if kept { cleared | slot } else { cleared }, Ordering::Release);
-        kept
+        if !self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker)) {
+            self.word.store(waiting & !slot, Ordering::Release);
+            return false;
+        }
+        self.word.store(waiting, Ordering::Release);
+        true
     }
 
     /// `is_new`: the slot is likely to have no waker like this one.
@@ -256,6 +270,7 @@ impl Readiness {
             if let Some(clone) = clone.take() {
                 let word = locked.word;
                 let replaced = locked.with(|w| w.slot(direction).replace(clone));
+                locked.knows(direction, false);
                 locked.word |= direction.slot_bit();
                 drop(locked);
                 // If the bit was clear, nobody waited.
@@ -278,7 +293,7 @@ impl Readiness {
         }
         let waiter = Waiter { interest, waker: Some(waker), fired: false };
         let key = locked.with(|w| w.others.get_or_insert_default().list.insert(waiter));
-        locked.word |= list_bits(interest);
+        locked.word |= LISTED;
         (Wait::stored(locked.word), Some(key))
     }
 
@@ -306,7 +321,7 @@ impl Readiness {
             if let Some(clone) = clone.take() {
                 let word = locked.word;
                 let replaced = locked.with(|w| w.listed(key).waker.replace(clone));
-                locked.word |= list_bits(interest);
+                locked.word |= LISTED;
                 drop(locked);
                 drop(replaced);
                 return Wait::stored(word);
@@ -319,66 +334,81 @@ impl Readiness {
     /// The waiter `key` does not wait any more.
     pub fn remove(&self, key: usize) {
         let mut locked = self.lock();
-        let (waiter, left) = locked.with(|w| {
+        let (waiter, anybody) = locked.with(|w| {
             let list = w.others.as_mut().map(|others| &mut others.list);
-            list.map_or((None, 0), |list| (Some(list.remove(key)), bits_of_all(list)))
+            list.map_or((None, false), |list| (Some(list.remove(key)), anybody_waits(list)))
         });
-        locked.word = locked.word & !LISTED | left;
+        if !anybody {
+            locked.word &= !LISTED;
+        }
         drop(locked);
         drop(waiter);
     }
 
     /// An event: notes it, and moves the wakers of those who waited for it to `wakers`.
     ///
-    /// But first, `schedule` is asked about each that is in a slot. If the event is news for a task of its own core, it
-    /// may see to it that the task runs (`true`); then the waker stays where it is. It is called under the lock bit, and
-    /// whatever locks the caller holds.
+    /// But those in slots that are of the driver's own tasks stay where they are, and the tasks are scheduled.
     #[inline(always)]
-    pub fn publish(&self, ready: Ready, mut schedule: impl FnMut(&Waker) -> bool, wakers: &mut Vec<Waker>) {
-        let waiting = ((ready.0 as usize) << SLOT_SHIFT) & SLOTS | list_bits(ready);
-        let (now, next) = self.change(|now| {
-            let lock = if now & waiting == 0 { 0 } else { LOCKED };
-            (now | ready.0 as usize).wrapping_add(TICK) | lock
-        });
-        if now & waiting == 0 {
-            return;
+    pub fn publish(&self, ready: Ready, driver: &impl Driver, wakers: &mut Vec<Waker>) {
+        // Locked, as if somebody waited for it: that is the usual case.
+        let news = |now: usize| (now | ready.0 as usize).wrapping_add(TICK | LOCKED);
+        let mut now = self.word.load(Ordering::Relaxed);
+        if now & LOCKED != 0
+            || self.word.compare_exchange(now, news(now), Ordering::AcqRel, Ordering::Relaxed).is_err()
+        {
+            now = self.change_slowly(news);
         }
-        let mut locked = Locked { readiness: self, word: next & !(LOCKED | waiting) };
-        locked.with(
-            #[inline(always)]
-            |w| match &w.reader {
-                // The usual case: a task of this core waits for reading, and nobody else for any of this.
-                Some(waker) if now & waiting == Direction::Read.slot_bit() && schedule(waker) => {}
-                _ => w.take(now & waiting, true, schedule, wakers),
-            },
-        );
+        let told = now & (((ready.0 as usize) << SLOT_SHIFT) & SLOTS | LISTED | KNOWN);
+        // Nearly always it is a task of this core that waits for reading, and has done so before.
+        if told == Direction::Read.slot_bit() | KNOWN {
+            let scheduled = self.waiters.with_mut(
+                #[inline(always)]
+                // SAFETY: the lock bit is ours, so no other thread has a reference. Whoever sets the slot's bit has put a waker
+                // there, and whoever takes it out clears the bit. KNOWN is set when the driver has said yes to this one, and
+                // cleared when there is another waker or another reactor.
+                |w| unsafe { driver.schedule_again((&*w).reader.as_ref().unwrap_unchecked()) },
+            );
+            if scheduled {
+                let next = (now | ready.0 as usize).wrapping_add(TICK) & !Direction::Read.slot_bit();
+                return self.word.store(next, Ordering::Release);
+            }
+        }
+        let mut locked = Locked { readiness: self, word: news(now) & !LOCKED };
+        if told & !KNOWN != 0 {
+            locked.take(told & !KNOWN, Some(ready), driver, wakers);
+        }
     }
 
     /// The reactor goes: nobody is left waiting for it. Those who come back find out by [`Wait::Orphaned`].
     pub fn orphan(&self, wakers: &mut Vec<Waker>) {
         let mut locked = self.lock();
         let waiting = locked.word & WAITING;
-        locked.word = locked.word & !WAITING | ORPHANED;
-        locked.with(|w| w.take(waiting, false, |_| false, wakers));
+        locked.word |= ORPHANED;
+        locked.take(waiting, None, &no_tasks, wakers);
     }
 
     /// There is a reactor again. `asks`: does it want to hear of waiters?
     pub fn adopt(&self, asks: bool) {
         let mut locked = self.lock();
-        locked.word &= !(ORPHANED | ASKS);
+        locked.word &= !(ORPHANED | ASKS | KNOWN);
         if asks {
             locked.word |= ASKS;
         }
     }
 
     fn lock(&self) -> Locked<'_> {
-        let (word, _) = self.change(|now| now | LOCKED);
+        let word = self.change(|now| now | LOCKED);
         Locked { readiness: self, word }
     }
 
-    /// Changes the word, which nobody has locked, in one step. Returns what it was, and what it is.
-    #[inline(always)]
-    fn change(&self, next: impl Fn(usize) -> usize) -> (usize, usize) {
+    #[cold]
+    #[inline(never)]
+    fn change_slowly(&self, next: impl Fn(usize) -> usize) -> usize {
+        self.change(next)
+    }
+
+    /// Changes the word, which nobody has locked, in one step. Returns what it was.
+    fn change(&self, next: impl Fn(usize) -> usize) -> usize {
         let mut round = 0;
         let mut now = self.word.load(Ordering::Relaxed);
         loop {
@@ -387,9 +417,8 @@ impl Readiness {
                 now = self.word.load(Ordering::Relaxed);
                 continue;
             }
-            let next = next(now);
-            match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return (now, next),
+            match self.word.compare_exchange_weak(now, next(now), Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return now,
                 Err(changed) => now = changed,
             }
         }
@@ -407,6 +436,48 @@ impl Locked<'_> {
     fn with<R>(&mut self, f: impl FnOnce(&mut Waiters) -> R) -> R {
         // SAFETY: the lock bit is ours, so no other thread has a reference; `&mut self` keeps this one alone here.
         self.readiness.waiters.with_mut(|waiters| f(unsafe { &mut *waiters }))
+    }
+
+    /// Those in `waiting`, the bits of some who wait, are told: their wakers are moved out, but for those in slots whose tasks
+    /// the driver has seen to. Of the list, it is those who wait for something of `fired`, which they have got; or all, who
+    /// have not.
+    #[cold]
+    #[inline(never)]
+    fn take(&mut self, waiting: usize, fired: Option<Ready>, driver: &impl Driver, wakers: &mut Vec<Waker>) {
+        self.word &= !waiting;
+        for direction in [Direction::Read, Direction::Write] {
+            if waiting & direction.slot_bit() != 0 {
+                let is_own = self.with(|w| {
+                    let slot = w.slot(direction);
+                    let is_own = slot.as_ref().is_some_and(|waker| driver.schedule(waker));
+                    if !is_own {
+                        wakers.extend(slot.take());
+                    }
+                    is_own
+                });
+                self.knows(direction, is_own);
+            }
+        }
+        let anybody = self.with(|w| {
+            let Some(others) = w.others.as_mut().filter(|_| waiting & LISTED != 0) else { return false };
+            for (_, waiter) in &mut others.list {
+                if fired.is_none_or(|ready| waiter.interest.intersects(ready)) {
+                    waiter.fired |= fired.is_some();
+                    wakers.extend(waiter.waker.take());
+                }
+            }
+            anybody_waits(&others.list)
+        });
+        if anybody {
+            self.word |= LISTED;
+        }
+    }
+
+    /// There is another waker in this slot, or none; or the driver has said that it `is_own`.
+    fn knows(&mut self, direction: Direction, is_own: bool) {
+        if direction == Direction::Read {
+            self.word = if is_own { self.word | KNOWN } else { self.word & !KNOWN };
+        }
     }
 
     fn no_wait(&self, interest: Ready) -> Option<Wait> {
@@ -447,34 +518,6 @@ impl Waiters {
         }
     }
 
-    /// Those in `waiting`, the bits of some who wait, have been told: their wakers are moved out, but for those in slots
-    /// whose tasks `schedule` has seen to. They have what they waited for if it `fired`.
-    #[cold]
-    fn take(
-        &mut self,
-        waiting: usize,
-        fired: bool,
-        mut schedule: impl FnMut(&Waker) -> bool,
-        wakers: &mut Vec<Waker>,
-    ) {
-        for direction in [Direction::Read, Direction::Write] {
-            if waiting & direction.slot_bit() != 0 {
-                let slot = self.slot(direction);
-                if slot.as_ref().is_some_and(|waker| !schedule(waker)) {
-                    wakers.extend(slot.take());
-                }
-            }
-        }
-        if waiting & LISTED != 0 {
-            for (_, waiter) in self.others.iter_mut().flat_map(|others| others.list.iter_mut()) {
-                if waiting & list_bits(waiter.interest) != 0 {
-                    waiter.fired |= fired;
-                    wakers.extend(waiter.waker.take());
-                }
-            }
-        }
-    }
-
     /// # Panics
     ///
     /// If there is no waiter `key`.
@@ -483,8 +526,6 @@ impl Waiters {
     }
 }
 
-/// What those in the list wait for.
-fn bits_of_all(list: &Slab<Waiter>) -> usize {
-    let waiting = list.iter().filter(|(_, waiter)| waiter.waker.is_some());
-    waiting.fold(0, |bits, (_, waiter)| bits | list_bits(waiter.interest))
+fn anybody_waits(list: &Slab<Waiter>) -> bool {
+    list.iter().any(|(_, waiter)| waiter.waker.is_some())
 }

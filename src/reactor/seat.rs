@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows threads or processes, so the models run it as it is.
 
+use super::driver::no_tasks;
 use super::shared::{Scratch, Shared};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Occupant, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
@@ -138,7 +139,7 @@ impl Seat {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
         let outer = self.driver.set_here(true);
-        let result = self.shared.turn(None, place, timeout, &Cell::new(None), |_| false);
+        let result = self.shared.turn(None, place, timeout, &Cell::new(None), &no_tasks);
         self.driver.set_here(outer);
         // Read-modify-write on both sides: either the helper finds that nobody waits, or it is called.
         if self.state.swap(LEFT, Ordering::AcqRel) == WATCHED {

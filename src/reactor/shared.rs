@@ -1,6 +1,7 @@
 //! The part of a reactor that any thread may use: register and remove sources, set timers, notify.
 
 use super::clock::{self, Clock, MockClock};
+use super::driver::Driver;
 use super::park::Park;
 use super::source::Source;
 use super::wheel::{Key, Wheel};
@@ -358,8 +359,6 @@ impl Shared {
     /// descriptors first, then timers in the order of their deadlines. `own` is the wheel of the driving thread, if it
     /// has one. `now` is set to the time, if it had to be read.
     ///
-    /// `schedule` is for a driver who runs tasks himself: see [`publish`](super::readiness::Readiness::publish). It must do
-    /// no more than to put the task where the driver will look for it: it runs under locks.
     #[inline(always)]
     pub fn turn(
         &self,
@@ -367,7 +366,7 @@ impl Shared {
         scratch: &mut Scratch,
         timeout: Option<Duration>,
         now: &Cell<Option<u64>>,
-        mut schedule: impl FnMut(&Waker) -> bool,
+        driver: &impl Driver,
     ) -> io::Result<Turn> {
         if !self.is_of_this_process() {
             return Err(stopped());
@@ -377,10 +376,10 @@ impl Shared {
         let notified = self.wait(own, events, timeout)?;
         let mut told = events.len();
         if events.native().len() > 0 {
-            told -= self.dispatch(events.native(), wakers, &mut schedule);
+            told -= self.dispatch(events.native(), wakers, driver);
         }
         if events.list().len() > 0 {
-            told -= self.dispatch(events.list(), wakers, &mut schedule);
+            told -= self.dispatch(events.list(), wakers, driver);
         }
         let woken_by_events = wakers.len();
         self.fire(own, wakers, now);
@@ -463,14 +462,14 @@ impl Shared {
         &self,
         events: impl Iterator<Item = Event>,
         wakers: &mut Vec<Waker>,
-        mut schedule: impl FnMut(&Waker) -> bool,
+        driver: &impl Driver,
     ) -> usize {
         let mut others = 0;
         let sources = lock(&self.sources);
         for event in events {
             match sources.slab.get(index(event.token)) {
                 Some((token, source)) if *token == event.token => {
-                    source.readiness.publish(event.ready, &mut schedule, wakers)
+                    source.readiness.publish(event.ready, driver, wakers)
                 }
                 // The notifier, or the news of a source that has gone since, whose place in the slab may have passed
                 // to another.

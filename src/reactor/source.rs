@@ -1,5 +1,6 @@
 //! A registered descriptor: its readiness, and the reactor that reports to it.
 
+use super::driver::no_tasks;
 use super::readiness::{ALL, Direction, Readiness, Seen, Wait};
 use super::shared::Shared;
 use super::{current, wake_all};
@@ -93,7 +94,7 @@ impl Source {
         // Of an error one is told unasked, and it counts as everything. Nobody else is told of writing unasked.
         let heard = watched.interest | Ready::WRITABLE;
         loop {
-            if self.process.load(Ordering::Relaxed) != fork::generation() {
+            if !self.is_of_this_process() {
                 self.find_home_watch(watched)?;
             }
             let seen = self.readiness.seen();
@@ -133,6 +134,17 @@ impl Source {
         })
     }
 
+    #[inline]
+    fn is_of_this_process(&self) -> bool {
+        fork::is_first() || self.is_of_forked_process()
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn is_of_forked_process(&self) -> bool {
+        self.process.load(Ordering::Relaxed) == fork::generation()
+    }
+
     /// Takes the descriptor out of its reactor. To be called once, before the descriptor is closed or given away.
     pub fn deregister(&self) -> io::Result<()> {
         let home = lock(&self.home);
@@ -142,9 +154,7 @@ impl Source {
     /// Waits, as the one task that polls this direction, until an operation is worth a try (which may be now).
     #[inline(always)]
     pub fn poll_ready(self: &Arc<Self>, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.process.load(Ordering::Relaxed) == fork::generation()
-            && self.readiness.wait(direction, cx.waker()) == Wait::Stored
-        {
+        if self.is_of_this_process() && self.readiness.wait(direction, cx.waker()) == Wait::Stored {
             return Poll::Pending;
         }
         self.poll_ready_slowly(direction, cx)
@@ -154,7 +164,7 @@ impl Source {
     /// waits again (`true`).
     #[inline(always)]
     pub fn clear_and_wait(&self, direction: Direction, seen: Seen, cx: &mut Context<'_>) -> bool {
-        if self.process.load(Ordering::Relaxed) == fork::generation() {
+        if self.is_of_this_process() {
             return self.readiness.clear_and_wait(direction, seen, cx.waker());
         }
         self.readiness.clear(direction.interest(), seen);
@@ -168,7 +178,7 @@ impl Source {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if self.process.load(Ordering::Relaxed) != fork::generation() {
+            if !self.is_of_this_process() {
                 self.find_home()?;
             }
             match self.readiness.wait(direction, cx.waker()) {
@@ -199,7 +209,7 @@ impl Source {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         loop {
-            if self.process.load(Ordering::Relaxed) != fork::generation() {
+            if !self.is_of_this_process() {
                 self.find_home()?;
             }
             let wait = match *waiter {
@@ -242,7 +252,7 @@ impl Source {
             if level.intersects(interest) {
                 // Whoever else waits in this direction may have just lost the edge that was his: he is told as well.
                 let mut wakers = Vec::new();
-                self.readiness.publish(level, |_| false, &mut wakers);
+                self.readiness.publish(level, &no_tasks, &mut wakers);
                 return wake_all(&mut wakers);
             }
             self.readiness.clear(interest, seen);

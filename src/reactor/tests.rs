@@ -2,6 +2,7 @@
 //! the same way every time.
 
 use super::clock::{self, Clock, MockClock};
+use super::driver::{Driver, no_tasks};
 use super::readiness::{Direction, Wait};
 use super::shared::{Scratch, Shared, Turn};
 use super::source::Source;
@@ -66,13 +67,6 @@ impl Bench {
         waker
     }
 
-    fn schedule(&self, waker: &Waker) -> bool {
-        let tasks = self.tasks.borrow();
-        let task = tasks.iter().find(|(task, _)| task.will_wake(waker));
-        self.woken.lock().unwrap().extend(task.map(|(_, name)| name));
-        task.is_some()
-    }
-
     /// An event, and the turn that finds it.
     fn happens(&self, fd: RawFd, ready: Ready) -> Turn {
         self.script.then([(self.script.token(fd), ready)]);
@@ -98,13 +92,26 @@ impl Bench {
 
     fn try_turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let mut scratch = self.scratch.borrow_mut();
-        self.reactor
-            .turn(Some(&self.own), &mut scratch, timeout, &Cell::new(None), |waker| self.schedule(waker))
+        self.reactor.turn(Some(&self.own), &mut scratch, timeout, &Cell::new(None), self)
     }
 
     /// Who was woken since the last time, in order.
     fn woken(&self) -> Vec<&'static str> {
         std::mem::take(&mut *self.woken.lock().unwrap())
+    }
+}
+
+impl Driver for Bench {
+    fn schedule(&self, waker: &Waker) -> bool {
+        let tasks = self.tasks.borrow();
+        let task = tasks.iter().find(|(task, _)| task.will_wake(waker));
+        self.woken.lock().unwrap().extend(task.map(|(_, name)| name));
+        task.is_some()
+    }
+
+    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
+        assert!(self.schedule(waker), "this is not the waker of one of its tasks");
+        true
     }
 }
 
@@ -405,7 +412,7 @@ fn an_earlier_timer_ends_the_sleep_and_a_later_one_does_not() {
     };
     let turn = || {
         let mut scratch = Scratch::default();
-        reactor.turn(None, &mut scratch, Some(MS), &Cell::new(None), |_| false).unwrap().notified
+        reactor.turn(None, &mut scratch, Some(MS), &Cell::new(None), &no_tasks).unwrap().notified
     };
     script.then_do(set(10, bench.waker("first")));
     assert!(turn());
@@ -518,6 +525,19 @@ fn tasks_of_the_driver_and_others_hear_of_one_event() {
     assert_eq!(figures(bench.happens(2111, READ | WRITE)), (1, 0, 2));
     assert_eq!(bench.woken(), ["writer's task", "reader", "a task, by its waker"]);
     assert_eq!(figures(bench.happens(2111, READ | WRITE)), (1, 0, 0));
+
+    // Nor do they stand back for a task that the driver knows already.
+    let known = bench.task("reader's task");
+    for others in [false, true] {
+        source.readiness.clear(READ | WRITE, source.readiness.seen());
+        source.readiness.wait(Direction::Read, &known);
+        if others {
+            source.readiness.wait(Direction::Write, &bench.waker("writer"));
+            source.readiness.insert(READ, &bench.waker("in the list")).1.unwrap();
+        }
+        assert_eq!(figures(bench.happens(2111, READ | WRITE)), (1, 0, if others { 2 } else { 0 }));
+    }
+    assert_eq!(bench.woken(), ["reader's task", "reader's task", "writer", "in the list"]);
     source.deregister().unwrap();
 }
 
@@ -552,6 +572,34 @@ fn a_waker_that_has_stayed_is_not_woken() {
     stays();
     bench.reactor.stop(None);
     assert!(bench.woken().is_empty());
+    source.deregister().unwrap();
+}
+
+/// The driver is told that it knows a waker only if it does: not of the one that came into the slot after that, or by
+/// which a task waits that has gone to another reactor.
+#[test]
+fn a_driver_is_not_taken_to_know_another_waker() {
+    let bench = Bench::new();
+    let source = bench.source(2114);
+    let event = |name| {
+        bench.happens(2114, READ);
+        source.readiness.clear(READ, source.readiness.seen());
+        assert_eq!(bench.woken(), [name]);
+    };
+    let task = bench.task("task");
+    for _ in 0..2 {
+        source.readiness.wait(Direction::Read, &task);
+        event("task");
+    }
+    source.readiness.wait(Direction::Read, &bench.waker("another"));
+    event("another");
+    source.readiness.wait(Direction::Read, &task);
+    event("task");
+
+    source.readiness.adopt(false);
+    bench.tasks.borrow_mut().clear();
+    source.readiness.wait(Direction::Read, &task);
+    event("a task, by its waker");
     source.deregister().unwrap();
 }
 

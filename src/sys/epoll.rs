@@ -128,12 +128,8 @@ impl AsFd for Poller {
 fn ready(events: libc::c_int) -> Ready {
     // Nearly always.
     if events & !(libc::EPOLLIN | libc::EPOLLOUT) == 0 {
-        const {
-            assert!(
-                libc::EPOLLIN << 1 == Ready::READABLE.0 as i32 && libc::EPOLLOUT == Ready::WRITABLE.0 as i32
-            )
-        };
-        return Ready(((events & libc::EPOLLIN) << 1 | (events & libc::EPOLLOUT)) as u32);
+        const { assert!(libc::EPOLLIN == Ready::READABLE.0 as i32 && libc::EPOLLOUT == Ready::WRITABLE.0 as i32) };
+        return Ready(events as u32);
     }
     special(events)
 }

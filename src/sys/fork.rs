@@ -12,7 +12,13 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// The same, and from now on it counts. To be called by everything that keeps a generation.
+/// Nearly always: there was no such fork.
+#[inline]
+pub(crate) fn is_first() -> bool {
+    generation() == 0
+}
+
+/// [`generation`], and from now on it counts. To be called by everything that keeps a generation.
 pub(crate) fn watch() -> u32 {
     static WATCH: Once = Once::new();
     extern "C" fn in_child() {

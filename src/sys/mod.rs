@@ -144,15 +144,18 @@ impl std::str::FromStr for Backend {
 pub(crate) struct Ready(pub u32);
 
 impl Ready {
-    pub const READABLE: Ready = Ready(1 << 1);
+    // The first and the third as epoll has them, which so need no translation.
+    pub const READABLE: Ready = Ready(1);
     pub const WRITABLE: Ready = Ready(1 << 2);
-    /// The peer has shut down its writing side, or everything.
-    pub const READ_CLOSED: Ready = Ready(1 << 3);
+    /// Urgent data: a read may stop at the mark.
+    pub const PRIORITY: Ready = Ready(1 << 1);
+    pub const ERROR: Ready = Ready(1 << 3);
     /// Both directions are closed.
     pub const HANGUP: Ready = Ready(1 << 4);
-    pub const ERROR: Ready = Ready(1 << 5);
-    /// Urgent data: a read may stop at the mark.
-    pub const PRIORITY: Ready = Ready(1 << 6);
+    /// The peer has shut down its writing side, or everything.
+    pub const READ_CLOSED: Ready = Ready(1 << 5);
+    /// How many bits there are.
+    pub const BITS: u32 = 6;
 
     pub const fn contains(self, other: Ready) -> bool {
         self.0 & other.0 == other.0

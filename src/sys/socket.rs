@@ -232,15 +232,45 @@ fn failure() -> Option<io::Error> {
 }
 
 #[inline]
-pub(crate) fn send(fd: BorrowedFd<'_>, buf: &[u8]) -> io::Result<usize> {
-    // SAFETY: `buf` is valid for reads of its length.
-    transfer(|| unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
+pub(crate) fn send(fd: impl AsRawFd, buf: &[u8]) -> io::Result<usize> {
+    transfer(|| send_once(&fd, buf).0)
 }
 
-#[inline]
-pub(crate) fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+/// The outcome of one call: where the usual one must cost as little as it can. Any other may be asked
+/// [what it means](Once::result), before anything else fails.
+#[derive(Clone, Copy)]
+pub(crate) struct Once(libc::ssize_t);
+
+impl Once {
+    /// Were so many bytes moved?
+    #[inline(always)]
+    pub fn is(self, len: usize) -> bool {
+        self.0 as usize == len
+    }
+
+    /// So many bytes were moved, and not none.
+    #[inline(always)]
+    pub fn some(self) -> Option<usize> {
+        (self.0 > 0).then_some(self.0 as usize)
+    }
+
+    /// An interrupted call has moved nothing, and is [repeated](io::ErrorKind::Interrupted) by the caller.
+    #[cold]
+    pub fn result(self) -> io::Result<usize> {
+        usize::try_from(self.0).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+#[inline(always)]
+pub(crate) fn send_once(fd: &impl AsRawFd, buf: &[u8]) -> Once {
+    // SAFETY: `buf` is valid for reads of its length.
+    Once(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
+}
+
+#[inline(always)]
+pub(crate) fn recv_once(fd: &impl AsRawFd, buf: &mut [u8]) -> Once {
     // SAFETY: `buf` is valid for writes of its length.
-    transfer(|| unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
+    Once(unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
 }
 
 #[inline]

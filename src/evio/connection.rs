@@ -390,7 +390,7 @@ impl<H: Handler> Future for Connection<H> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let mut len = None;
+        let (mut len, mut waits) = (None, false);
         if !this.inner.has(SLOW) && !this.lp.stopping.get() {
             let Connection { transport, inner, context, lp } = &mut *this;
             let lp = &**lp;
@@ -403,12 +403,16 @@ impl<H: Handler> Future for Connection<H> {
                         if !inner.has(SLOW | TIMER) {
                             return Poll::Pending;
                         }
+                        waits = !inner.has(SLOW);
                     }
                     Ok(read) => len = Some(read.len),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                     Err(e) => inner.fail(e),
                 }
             }
+        }
+        if waits {
+            ready!(this.poll_timer(cx));
         }
         this.go_on(cx, len)
     }

@@ -430,7 +430,9 @@ fn a_read_waits_if_it_has_found_the_end_of_what_there_is() {
 #[test]
 fn what_is_not_sent_at_once_can_be_waited_for() {
     with_connections("unsent", async |mut client, server| {
-        let bytes: Vec<u8> = (0..251).cycle().take(32 << 20).collect();
+        // More than the kernel takes.
+        let len = if matches!(server, Stream::Tcp(_)) { 32 << 20 } else { 2 << 20 };
+        let bytes: Vec<u8> = (0..251).cycle().take(len).collect();
         let mut sent = 0;
         let unsent = loop {
             match server.try_write_all(&bytes[sent..]) {

@@ -61,10 +61,11 @@ struct Client {
     needed: usize,
 }
 
-/// What happens after a command.
-enum Next {
-    Command,
-    Input,
+/// Why no more commands are executed.
+enum Stop {
+    /// The rest is not a command before there are so many bytes of it.
+    Incomplete(usize),
+    /// There is much output.
     Flush,
     End(Action),
 }
@@ -87,46 +88,20 @@ impl Handler for Redis {
         if input.len() < *needed {
             return Reply::none();
         }
-        *needed = 0;
         let mut args = recycle(mem::take(&mut self.args));
-        let mut rest = &input[..];
         // Once for all commands of the input. With one loop nobody else wants it; with several, they take turns at what
         // takes less time than the system calls around it.
-        let mut store = lock(&self.store);
-        let next = loop {
-            let next = match resp::parse(rest, &mut args) {
-                Ok(Parsed::Command(len)) => {
-                    rest = &rest[len..];
-                    execute(&mut store, &args, conn.out)
-                }
-                Ok(Parsed::Incomplete(len)) => {
-                    *needed = len;
-                    Next::Input
-                }
-                Err(e) => {
-                    resp::error(conn.out, format_args!("Protocol error: {e}"));
-                    Next::End(Action::Close)
-                }
-            };
-            match next {
-                Next::Command if conn.out.len() < OUT_LEN_MAX => {}
-                Next::Command => break Next::Flush,
-                next => break next,
-            }
-        };
-        drop(store);
+        let (left, stop) = execute_all(&mut lock(&self.store), &input, &mut args, conn.out);
         self.args = recycle(args);
-        let left = rest.len();
         input.end(left);
         drop(input);
-        match next {
-            Next::End(action) => action.into(),
-            Next::Flush => {
-                conn.wake();
-                Reply::none()
-            }
-            Next::Command | Next::Input => Reply::none(),
+        *needed = 0;
+        match stop {
+            Stop::Incomplete(len) => *needed = len,
+            Stop::Flush => conn.wake(),
+            Stop::End(action) => return action.into(),
         }
+        Reply::none()
     }
 }
 
@@ -170,15 +145,63 @@ const COMMAND_NAME_LEN_MAX: usize = 16;
 
 const NOT_AN_INTEGER: &str = "value is not an integer or out of range";
 
-/// Does what one command says, and appends the reply to `out`.
-fn execute(store: &mut Store, command: &[&[u8]], out: &mut Vec<u8>) -> Next {
+/// Executes the commands of `input`, one after the other. How much of it is left over, and why.
+fn execute_all<'a>(
+    store: &mut Store,
+    mut input: &'a [u8],
+    args: &mut Vec<&'a [u8]>,
+    out: &mut Vec<u8>,
+) -> (usize, Stop) {
+    let stop = loop {
+        if out.len() >= OUT_LEN_MAX {
+            break Stop::Flush;
+        }
+        if let Some(rest) = execute_usual(store, input, out) {
+            input = rest;
+            continue;
+        }
+        match resp::parse(input, args) {
+            Ok(Parsed::Command(len)) => {
+                input = &input[len..];
+                if let Some(action) = execute(store, args, out) {
+                    break Stop::End(action);
+                }
+            }
+            Ok(Parsed::Incomplete(len)) => break Stop::Incomplete(len),
+            Err(e) => {
+                resp::error(out, format_args!("Protocol error: {e}"));
+                break Stop::End(Action::Close);
+            }
+        }
+    };
+    (input.len(), stop)
+}
+
+/// GET and SET, of which a server hears more than of all others, as programs write them: what there is to know about such a
+/// command is in its first bytes. It returns what comes after it, or `None` if it is another one, or not all there.
+#[inline]
+fn execute_usual<'a>(store: &mut Store, input: &'a [u8], out: &mut Vec<u8>) -> Option<&'a [u8]> {
+    if let Some(args) = input.strip_prefix(b"*2\r\n$3\r\nGET\r\n") {
+        let (key, rest) = resp::short_arg(args)?;
+        bulk_or_null(out, store.get(key));
+        return Some(rest);
+    }
+    let args = input.strip_prefix(b"*3\r\n$3\r\nSET\r\n")?;
+    let (key, args) = resp::short_arg(args)?;
+    let (value, rest) = resp::short_arg(args)?;
+    store.set(key, value, None);
+    out.extend_from_slice(b"+OK\r\n");
+    Some(rest)
+}
+
+/// Does what one command says, and appends the reply to `out`. The action, if it is the last one.
+fn execute(store: &mut Store, command: &[&[u8]], out: &mut Vec<u8>) -> Option<Action> {
     // An empty line has no name and no reply.
-    let Some((name, args)) = command.split_first() else { return Next::Command };
+    let (name, args) = command.split_first()?;
     let mut upper = [0; COMMAND_NAME_LEN_MAX];
     let upper = match upper.get_mut(..name.len()) {
         Some(upper) => {
-            upper.copy_from_slice(name);
-            upper.make_ascii_uppercase();
+            upper.iter_mut().zip(name.iter()).for_each(|(upper, byte)| *upper = byte.to_ascii_uppercase());
             &*upper
         }
         None => name,
@@ -254,7 +277,7 @@ fn execute(store: &mut Store, command: &[&[u8]], out: &mut Vec<u8>) -> Next {
                 b"appendonly" => "no",
                 _ => {
                     resp::array(out, 0);
-                    return Next::Command;
+                    return None;
                 }
             };
             resp::array(out, 2);
@@ -265,10 +288,10 @@ fn execute(store: &mut Store, command: &[&[u8]], out: &mut Vec<u8>) -> Next {
         (b"COMMAND", _) => resp::array(out, 0),
         (b"QUIT", _) => {
             resp::simple(out, "OK");
-            return Next::End(Action::Close);
+            return Some(Action::Close);
         }
         // Like Redis, it answers nothing but the end.
-        (b"SHUTDOWN", _) => return Next::End(Action::Shutdown),
+        (b"SHUTDOWN", _) => return Some(Action::Shutdown),
         (known, _) if COMMANDS.contains(&known) => {
             let name = known.to_ascii_lowercase();
             let name = name.escape_ascii();
@@ -279,9 +302,10 @@ fn execute(store: &mut Store, command: &[&[u8]], out: &mut Vec<u8>) -> Next {
             resp::error(out, format_args!("unknown command '{name}'"));
         }
     }
-    Next::Command
+    None
 }
 
+#[inline]
 fn bulk_or_null(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
     match bytes {
         Some(bytes) => resp::bulk(out, bytes),
@@ -381,6 +405,16 @@ impl Value {
     fn is_alive(&self) -> bool {
         self.deadline.is_none_or(|at| at > Instant::now())
     }
+
+    /// In the memory of the bytes before, unless that is much too large.
+    #[inline]
+    fn replace(&mut self, bytes: &[u8]) {
+        self.bytes.clear();
+        if self.bytes.capacity() / 4 > bytes.len() {
+            self.bytes.shrink_to(bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
 }
 
 impl Store {
@@ -398,12 +432,7 @@ impl Store {
     fn set(&mut self, key: &[u8], bytes: &[u8], deadline: Option<Instant>) {
         let before = match self.values.get_mut(key) {
             Some(value) => {
-                // In the memory of the one before, unless that is much too large.
-                value.bytes.clear();
-                if value.bytes.capacity() / 4 > bytes.len() {
-                    value.bytes.shrink_to(bytes.len());
-                }
-                value.bytes.extend_from_slice(bytes);
+                value.replace(bytes);
                 mem::replace(&mut value.deadline, deadline)
             }
             None => {
@@ -411,7 +440,7 @@ impl Store {
                 None
             }
         };
-        if before != deadline {
+        if before.is_some() || deadline.is_some() {
             self.note_deadline(key, before, deadline);
         }
     }
@@ -425,10 +454,13 @@ impl Store {
 
     /// Adds to a number, which begins as 0, and keeps its deadline.
     fn add(&mut self, key: &[u8], by: i64) -> Result<i64, &'static str> {
-        let before = self.get(key).map_or(Some(0), number).ok_or(NOT_AN_INTEGER)?;
+        let Some(value) = self.values.get_mut(key).filter(|value| value.is_alive()) else {
+            self.set(key, by.to_string().as_bytes(), None);
+            return Ok(by);
+        };
+        let before = number(&value.bytes).ok_or(NOT_AN_INTEGER)?;
         let sum = before.checked_add(by).ok_or("increment or decrement would overflow")?;
-        let deadline = self.deadline(key).flatten();
-        self.set(key, sum.to_string().as_bytes(), deadline);
+        value.replace(sum.to_string().as_bytes());
         Ok(sum)
     }
 

@@ -177,6 +177,33 @@ fn resp_errors() {
     assert_eq!(args.capacity(), 0);
 }
 
+#[test]
+fn resp_short_arguments_are_arguments() {
+    for len in 0..=101 {
+        let arg = vec![b'\r'; len];
+        let whole = array(&[&arg])[b"*1\r\n".len()..].to_vec();
+        let more = [&whole[..], b"$1\r\nx\r\n"].concat();
+        let expected = (len < 100).then_some((&arg[..], &b"$1\r\nx\r\n"[..]));
+        assert_eq!(resp::short_arg(&more), expected, "{len}");
+        for part in 0..whole.len() {
+            assert_eq!(resp::short_arg(&whole[..part]), None, "{part} of {}", whole.len());
+        }
+    }
+    for other in [
+        "$3\r\nkey\r\r",
+        "$3\r\nkey\n\n",
+        "$3\r\nkeys\r\n",
+        "$3\n\nkey\r\n",
+        "$3\r\rkey\r\n",
+        ":3\r\nkey\r\n",
+        "$:\r\n1234567890\r\n",
+        "$-1\r\n",
+        "$\r\n\r\n",
+    ] {
+        assert_eq!(resp::short_arg(other.as_bytes()), None, "{other:?}");
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------- evio_redis
 
 #[test]
@@ -253,6 +280,42 @@ fn redis_commands() {
     program.end();
 }
 
+/// The same is said in capitals and in small letters, of short and of long arguments, and among commands that begin alike.
+#[test]
+fn redis_gets_what_was_set() {
+    let program = Server::start("evio_redis", &[]);
+    let stream = program.connect();
+    let lens = [0, 1, 9, 10, 99, 100, 1000];
+    for (key, value) in lens.iter().flat_map(|key| lens.iter().map(move |value| (*key, *value))) {
+        let (key, before) = (vec![b'k'; key], vec![b'b'; 20]);
+        let value: Vec<u8> = b"\r\n$".iter().copied().cycle().take(value).collect();
+        let commands = [
+            array(&[b"SET", &key, &before]),
+            array(&[b"SET", &key, &value]),
+            array(&[b"GET", &key]),
+            array(&[b"get", &key]),
+            array(&[b"set", &key, &before]),
+            array(&[b"GET", &key]),
+            array(&[b"GET", &key, &key]),
+            array(&[b"SET", &key]),
+            array(&[b"SET", &key, &value, b"NX"]),
+            array(&[b"GETS", &key]),
+        ]
+        .concat();
+        let mut replies = b"+OK\r\n+OK\r\n".to_vec();
+        resp::bulk(&mut replies, &value);
+        resp::bulk(&mut replies, &value);
+        replies.extend(b"+OK\r\n");
+        resp::bulk(&mut replies, &before);
+        for name in ["get", "set"] {
+            resp::error(&mut replies, format_args!("wrong number of arguments for '{name}' command"));
+        }
+        replies.extend(b"$-1\r\n-ERR unknown command 'GETS'\r\n");
+        ask(&stream, &commands, &replies);
+    }
+    program.end();
+}
+
 #[test]
 fn redis_one_byte_at_a_time() {
     let program = Server::start("evio_redis", &[]);
@@ -320,6 +383,9 @@ fn redis_tells_who_sends_nonsense_and_closes() {
         (b"*1\r\n\xff", "-ERR Protocol error: expected '$', got '\\xff'\r\n"),
         (b"*1\r\n$999999999999\r\n", "-ERR Protocol error: invalid bulk length\r\n"),
         (b"*2000000\r\n", "-ERR Protocol error: invalid multibulk length\r\n"),
+        (b"*2\r\n$3\r\nGET\r\n$3\r\nkeyGET", "-ERR Protocol error: expected a line end after the bulk\r\n"),
+        (b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n:1\r\n", "-ERR Protocol error: expected '$', got ':'\r\n"),
+        (b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*x\r\n", "$-1\r\n-ERR Protocol error: invalid multibulk length\r\n"),
         (b"PING\r\n*x\r\nPING\r\n", "+PONG\r\n-ERR Protocol error: invalid multibulk length\r\n"),
         (&[b'x'; 100_000], "-ERR Protocol error: too big inline request\r\n"),
     ] {

@@ -141,6 +141,21 @@ fn long_number(input: &[u8], at: usize) -> Option<Option<(i64, usize)>> {
     Some(None)
 }
 
+/// The argument at the beginning of `input`, `$3␍␊key␍␊`, and what comes after it: for who knows that there is one, and has
+/// no use for a list. `None` if it has a hundred bytes or more, has not come whole, or is something else.
+#[inline]
+pub fn short_arg(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = match input {
+        [b'$', a @ b'0'..=b'9', b'\r', b'\n', rest @ ..] => (a - b'0', rest),
+        [b'$', a @ b'0'..=b'9', b @ b'0'..=b'9', b'\r', b'\n', rest @ ..] => {
+            ((a - b'0') * 10 + (b - b'0'), rest)
+        }
+        _ => return None,
+    };
+    let (arg, rest) = rest.split_at_checked(len.into())?;
+    Some((arg, rest.strip_prefix(b"\r\n")?))
+}
+
 /// `GET key`, as somebody types it into nc or telnet. Quotes hold an argument together.
 fn parse_line<'a>(input: &'a [u8], args: &mut Vec<&'a [u8]>) -> Result<Parsed, Error> {
     let searched = &input[..input.len().min(INLINE_LEN_MAX)];
@@ -193,19 +208,17 @@ pub fn error(out: &mut Vec<u8>, text: impl fmt::Display) {
 
 #[inline]
 pub fn integer(out: &mut Vec<u8>, number: i64) {
-    out.push(b':');
     if number < 0 {
-        out.push(b'-');
+        out.push(b':');
     }
-    digits(out, number.unsigned_abs());
+    head(out, if number < 0 { b'-' } else { b':' }, number.unsigned_abs());
 }
 
 /// Any bytes.
 #[inline]
 pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(bytes.len() + 24);
-    out.push(b'$');
-    digits(out, bytes.len() as u64);
+    out.reserve(bytes.len() + HEAD_LEN_MAX + 2);
+    head(out, b'$', bytes.len() as u64);
     out.extend_from_slice(bytes);
     out.extend_from_slice(b"\r\n");
 }
@@ -219,22 +232,32 @@ pub fn null(out: &mut Vec<u8>) {
 /// The beginning of an array: as many replies have to follow.
 #[inline]
 pub fn array(out: &mut Vec<u8>, len: usize) {
-    out.push(b'*');
-    digits(out, len as u64);
+    head(out, b'*', len as u64);
 }
 
-/// A number, and the line end. (`write!` takes longer than all the rest of a reply.)
-#[inline]
-fn digits(out: &mut Vec<u8>, mut number: u64) {
-    let mut text = *b"....................\r\n";
-    let mut start = text.len() - 2;
-    loop {
+/// A sign, a number, and the line end. (`write!` takes longer than all the rest of a reply.)
+#[inline(always)]
+fn head(out: &mut Vec<u8>, sign: u8, number: u64) {
+    if number < 10 {
+        out.extend_from_slice(&[sign, b'0' + number as u8, b'\r', b'\n']);
+    } else {
+        long_head(out, sign, number);
+    }
+}
+
+/// A sign, the digits of `u64::MAX`, and the line end.
+const HEAD_LEN_MAX: usize = 23;
+
+fn long_head(out: &mut Vec<u8>, sign: u8, mut number: u64) {
+    let mut text = [0; HEAD_LEN_MAX];
+    let mut start = HEAD_LEN_MAX - 2;
+    text[start..].copy_from_slice(b"\r\n");
+    while number > 0 {
         start -= 1;
         text[start] = b'0' + (number % 10) as u8;
         number /= 10;
-        if number == 0 {
-            break;
-        }
     }
+    start -= 1;
+    text[start] = sign;
     out.extend_from_slice(&text[start..]);
 }

@@ -228,6 +228,10 @@ impl AsRef<[u8]> for Input<'_> {
 
 impl Drop for Input<'_> {
     fn drop(&mut self) {
+        // As a rule: whole messages have come, and nothing else.
+        if self.packet.is_empty() && self.stream.buffer.is_empty() {
+            return;
+        }
         self.stream.compact();
         self.stream.buffer.extend_from_slice(self.packet);
     }

@@ -60,12 +60,13 @@ static double cpu_ns(void) {
     return time.tv_sec * 1e9 + time.tv_nsec;
 }
 
-/* Functions of these names are what valgrind counts the instructions of. */
-void phase_make(void);
-void phase_add(void);
-void phase_call(void);
-void phase_delete(void);
-void phase_free(void);
+/* Functions of these names are what valgrind counts the instructions of. Those of the library are called from there, and
+   not jumped to. */
+__attribute__((noinline)) void phase_make(void);
+__attribute__((noinline)) void phase_add(void);
+__attribute__((noinline)) void phase_call(void);
+__attribute__((noinline)) void phase_delete(void);
+__attribute__((noinline)) void phase_free(void);
 
 static void measure(const char *name, void (*phase)(void), int n) {
     double started = cpu_ns();

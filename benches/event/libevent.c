@@ -25,7 +25,7 @@ void phase_add(void) {
 }
 
 void phase_call(void) {
-    event_base_dispatch(base);
+    check(event_base_dispatch(base) >= 0, "event_base_dispatch");
 }
 
 void phase_delete(void) {

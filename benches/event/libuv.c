@@ -48,7 +48,7 @@ void phase_add(void) {
 }
 
 void phase_call(void) {
-    uv_run(loop, UV_RUN_DEFAULT);
+    check(uv_run(loop, UV_RUN_DEFAULT) != 0, "uv_run");
 }
 
 void phase_delete(void) {

@@ -67,6 +67,7 @@
 //! the events that were collected and not called yet are called in the next iteration.
 
 mod base;
+mod bell;
 mod error;
 mod file;
 mod kinds;

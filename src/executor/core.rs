@@ -343,8 +343,14 @@ impl Core {
         &self.local.shared
     }
 
-    /// One turn of the reactor, and the tasks that are ready.
-    pub fn step(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+    /// One turn of the reactor, and the tasks that are ready. `note` is asked about each waker: see
+    /// [`LocalExecutor::turn_with`](super::LocalExecutor::turn_with).
+    #[inline]
+    pub fn step(
+        &self,
+        timeout: Option<Duration>,
+        mut note: impl FnMut(&Waker) -> bool,
+    ) -> io::Result<Turn> {
         let _running = self.start();
         self.enter(|| {
             let has_news = self.local.shared.park.is_notified();
@@ -353,7 +359,8 @@ impl Core {
                 self.read_letters();
             }
             let is_busy = has_news || !self.queue.is_empty();
-            let turn = self.turn(if is_busy { Some(Duration::ZERO) } else { timeout })?;
+            let timeout = if is_busy { Some(Duration::ZERO) } else { timeout };
+            let turn = self.turn_by(timeout, |waker| note(waker) || self.schedule_own(waker))?;
             if turn.notified {
                 self.read_letters();
             }
@@ -432,9 +439,18 @@ impl Core {
     /// One turn of the reactor. If it was notified, there may be letters.
     #[inline(always)]
     fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        self.turn_by(timeout, |waker| self.schedule_own(waker))
+    }
+
+    #[inline(always)]
+    fn turn_by(
+        &self,
+        timeout: Option<Duration>,
+        schedule: impl FnMut(&Waker) -> bool,
+    ) -> io::Result<Turn> {
         let counters = self.counters();
         counters.turns.add(1);
-        match self.local.turn(timeout, |waker| self.schedule_own(waker)) {
+        match self.local.turn(timeout, schedule) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);

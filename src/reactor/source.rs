@@ -83,35 +83,21 @@ impl Source {
         Ok(())
     }
 
-    /// Takes what the kernel has reported of `watched` since the last time; waits if that is nothing.
-    pub fn poll_watch(
-        self: &Arc<Self>,
-        waiter: &mut Option<usize>,
-        watched: Watched,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Ready>> {
-        // Of an error one is told unasked, and it counts as everything. Nobody else is told of writing unasked.
-        let heard = watched.interest | Ready::WRITABLE;
+    /// Takes what the kernel has reported since the last time; waits, as the one task that does so, if that is nothing. It may
+    /// be more than what is watched.
+    #[inline]
+    pub fn poll_watch(self: &Arc<Self>, watched: Watched, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
         loop {
             if self.process.load(Ordering::Relaxed) != fork::generation() {
                 self.find_home_watch(watched)?;
             }
             let seen = self.readiness.seen();
-            if seen.is_ready(heard) {
+            if seen.is_ready(ALL) {
                 self.readiness.clear(ALL, seen);
-                self.forget(waiter);
                 return Poll::Ready(Ok(seen.ready()));
             }
-            let wait = match *waiter {
-                Some(key) => self.readiness.poll_waiter(key, cx.waker()),
-                None => {
-                    let (wait, key) = self.readiness.insert(heard, cx.waker());
-                    *waiter = key;
-                    wait
-                }
-            };
-            match wait {
-                Wait::Ready => self.forget(waiter),
+            match self.wait_watch(watched.interest, cx.waker()) {
+                Wait::Ready => {}
                 Wait::Stored => return Poll::Pending,
                 Wait::StoredAndAsks => {
                     self.ask(watched.interest, cx.waker());
@@ -120,6 +106,19 @@ impl Source {
                 Wait::Orphaned => self.find_home_watch(watched)?,
             }
         }
+    }
+
+    /// In the slots, where there is room without an allocation. The end comes with the news that there is something to read,
+    /// and an error with both directions, so nothing is missed.
+    #[inline]
+    fn wait_watch(&self, interest: Ready, waker: &Waker) -> Wait {
+        if interest != Ready::WRITABLE {
+            let wait = self.readiness.wait(Direction::Read, waker);
+            if !interest.contains(Ready::WRITABLE) || !matches!(wait, Wait::Stored | Wait::StoredAndAsks) {
+                return wait;
+            }
+        }
+        self.readiness.wait(Direction::Write, waker)
     }
 
     #[cold]

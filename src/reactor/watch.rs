@@ -109,7 +109,6 @@ impl fmt::Debug for Interest {
 pub struct Watch {
     source: Arc<Source>,
     watched: Watched,
-    waiter: Option<usize>,
     /// The peer has gone, which does not change any more.
     is_closed: bool,
 }
@@ -125,7 +124,7 @@ impl Watch {
     pub fn new(fd: &impl AsRawFd, interest: Interest, trigger: Trigger) -> io::Result<Watch> {
         let watched = Watched { interest: Ready(interest.0), trigger };
         let source = Source::register_watch(fd.as_raw_fd(), watched)?;
-        Ok(Watch { source, watched, waiter: None, is_closed: false })
+        Ok(Watch { source, watched, is_closed: false })
     }
 
     /// Waits for something else from now on. What the descriptor is ready for already is reported, also if it has been
@@ -137,7 +136,6 @@ impl Watch {
     pub fn set_interest(&mut self, interest: Interest) -> io::Result<()> {
         let watched = Watched { interest: Ready(interest.0), ..self.watched };
         self.source.change_watch(watched)?;
-        self.source.forget(&mut self.waiter);
         self.watched = watched;
         Ok(())
     }
@@ -159,7 +157,7 @@ impl Watch {
     /// If its reactor has stopped and it cannot be registered with another.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Interest>> {
         loop {
-            let mut found = match self.source.poll_watch(&mut self.waiter, self.watched, cx) {
+            let mut found = match self.source.poll_watch(self.watched, cx) {
                 Poll::Ready(Ok(ready)) => Interest::found(ready),
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
                 Poll::Pending => Interest::NONE,
@@ -203,7 +201,6 @@ impl AsRawFd for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.source.forget(&mut self.waiter);
         // The descriptor may have been closed, and there is nobody to tell.
         let _ = self.source.deregister();
     }

@@ -197,7 +197,7 @@ enum Place {
 pub(super) struct Core {
     /// By the index in the key of the bell. They own what is attached.
     places: RefCell<Slab<Place>>,
-    /// The index of a descriptor's place, plus one; 0 for none.
+    /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
     by_fd: RefCell<Vec<u32>>,
     /// By priority.
     queues: RefCell<[Queue; 3]>,
@@ -282,7 +282,7 @@ impl Core {
     fn collect_shared(&self, key: Key) -> io::Result<()> {
         match self.places.borrow_mut().get_mut(key.index()) {
             Some(Place::File(file)) => {
-                let found = file.collect()?;
+                let found = file.collect(&self.bells.waker(key))?;
                 for event in file.events() {
                     self.activate(event, found & event.kinds.get());
                 }
@@ -354,12 +354,13 @@ impl Core {
             let index = index as usize;
             if let Some(Place::File(file)) = places.get_mut(index) {
                 event.place.set(index);
-                return file.add(event);
+                return file.add(event, &self.bells.waker(Key::shared(index)));
             }
         }
         let place = places.vacant_entry();
         let index = place.key();
-        let file = File::new(self.bells.waker(Key::shared(index)), event)?;
+        let mut file = File::new(event, &self.bells.waker(Key::shared(index)))?;
+        file.push(event);
         place.insert(Place::File(file));
         event.place.set(index);
         if by_fd.len() <= fd {
@@ -396,19 +397,14 @@ impl Core {
         }
         let index = event.place.get();
         let mut places = self.places.borrow_mut();
-        let is_left = match places.get_mut(index) {
-            Some(Place::File(file)) => {
-                let is_left = file.remove(event);
-                if !is_left {
-                    self.by_fd.borrow_mut()[event.fd.get() as usize] = 0;
+        match places.get_mut(index) {
+            Some(Place::File(file)) => file.remove(event, &self.bells.waker(Key::shared(index))),
+            Some(Place::Signal(caught)) => {
+                if !caught.remove(event) {
+                    places.remove(index);
                 }
-                is_left
             }
-            Some(Place::Signal(caught)) => caught.remove(event),
-            _ => true,
-        };
-        if !is_left {
-            places.remove(index);
+            _ => {}
         }
     }
 

@@ -3,83 +3,91 @@
 use super::one::Inner;
 use super::{Error, Kinds};
 use crate::io::Signals;
-use crate::reactor::{Interest, Trigger, Watch};
+use crate::reactor::{Interest, Watch};
 use std::io;
 use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// A descriptor that events are attached to: one registration for all of them.
+/// A descriptor that events are, or were, attached to: one registration for all of them. When the last has been detached, it
+/// stays, and is not registered: to attach one again allocates nothing.
 pub(super) struct File {
-    waker: Waker,
     watch: Watch,
     /// Of each kind one at most; in the order in which they were attached, first of all.
     events: [Option<Rc<Inner>>; 3],
 }
 
 impl File {
-    /// With its first event. To be called in the base's executor, as all of this.
-    pub fn new(waker: Waker, event: &Rc<Inner>) -> Result<File, Error> {
+    /// To be called in the base's executor, as all of this. `waker` is the same always.
+    pub fn new(event: &Inner, waker: &Waker) -> Result<File, Error> {
         let kinds = event.kinds.get();
         let mut watch = Watch::new(&event.fd.get(), kinds.interest(), kinds.trigger())?;
-        wait(&mut watch, &waker);
-        Ok(File { waker, watch, events: [Some(event.clone()), None, None] })
+        wait(&mut watch, waker);
+        Ok(File { watch, events: [const { None }; 3] })
     }
 
     pub fn events(&self) -> impl Iterator<Item = &Rc<Inner>> {
         self.events.iter().map_while(Option::as_ref)
     }
 
-    pub fn add(&mut self, event: &Rc<Inner>) -> Result<(), Error> {
+    #[inline]
+    pub fn add(&mut self, event: &Rc<Inner>, waker: &Waker) -> Result<(), Error> {
         let kinds = event.kinds.get();
-        let wanted = kinds & Kinds::FILE;
-        if self.events().any(|other| other.kinds.get().intersects(wanted)) {
-            return Err(Error::Exists);
-        }
         if self.watch.trigger() != kinds.trigger() {
-            return Err(Error::Invalid(
-                "another event has the descriptor with the other trigger (Kinds::EDGE)",
-            ));
+            if self.events[0].is_some() {
+                return Err(self.refusal(kinds));
+            }
+            *self = File::new(event, waker)?;
+        } else {
+            let interest = self.watch.interest();
+            if !(interest & kinds.interest()).is_empty() {
+                return Err(Error::Exists);
+            }
+            self.watch.set_interest(interest | kinds.interest())?;
+            wait(&mut self.watch, waker);
         }
-        let interest = self.watch.interest() | kinds.interest();
-        self.watch.set_interest(interest)?;
-        wait(&mut self.watch, &self.waker);
-        // There are three kinds, and each event has one that no other has.
-        if let Some(place) = self.events.iter_mut().find(|place| place.is_none()) {
-            *place = Some(event.clone());
-        }
+        self.push(event);
         Ok(())
     }
 
-    /// Is anyone left?
-    pub fn remove(&mut self, event: &Rc<Inner>) -> bool {
+    /// There is room: an event has a kind that no other one has.
+    pub fn push(&mut self, event: &Rc<Inner>) {
+        if let Some(place) = self.events.iter_mut().find(|place| place.is_none()) {
+            *place = Some(event.clone());
+        }
+    }
+
+    /// It has the other trigger; and perhaps a kind that is taken.
+    #[cold]
+    fn refusal(&self, kinds: Kinds) -> Error {
+        if !(self.watch.interest() & kinds.interest()).is_empty() {
+            return Error::Exists;
+        }
+        Error::Invalid("another event has the descriptor with the other trigger (Kinds::EDGE)")
+    }
+
+    pub fn remove(&mut self, event: &Rc<Inner>, waker: &Waker) {
+        // The caller has another reference: no destructor of the user's runs here.
         let at = self.events().position(|other| Rc::ptr_eq(other, event));
         if let Some(at) = at {
-            // The caller has another reference: no destructor of the user's runs here.
             self.events[at] = None;
             self.events[at..].rotate_left(1);
         }
         let interest = self.events().fold(Interest::NONE, |all, other| all | other.kinds.get().interest());
-        if interest.is_empty() {
-            return false;
-        }
         // An error means that the descriptor has been closed. Then nobody hears of it any more, as documented.
         let _ = self.watch.set_interest(interest);
-        wait(&mut self.watch, &self.waker);
-        true
+        if !interest.is_empty() {
+            wait(&mut self.watch, waker);
+        }
     }
 
     /// What has happened, and waits for more. After that, the next turn asks the kernel anew.
-    pub fn collect(&mut self) -> io::Result<Kinds> {
-        let cx = &mut Context::from_waker(&self.waker);
-        let Poll::Ready(found) = self.watch.poll_ready(cx) else { return Ok(Kinds::NONE) };
-        let mut found = found?;
-        if let Poll::Ready(more) = self.watch.poll_ready(cx) {
-            found |= more?;
-            self.waker.wake_by_ref();
+    #[inline]
+    pub fn collect(&mut self, waker: &Waker) -> io::Result<Kinds> {
+        match self.watch.take(&mut Context::from_waker(waker)) {
+            Poll::Ready(found) => Ok(Kinds::found(found?)),
+            Poll::Pending => Ok(Kinds::NONE),
         }
-        debug_assert!(self.watch.trigger() == Trigger::Edge || self.watch.interest().contains(found));
-        Ok(Kinds::found(found))
     }
 }
 

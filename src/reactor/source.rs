@@ -6,6 +6,7 @@ use super::{current, wake_all};
 use crate::sync::{Mutex, lock};
 use crate::sys::{self, Ready, Watched, fork};
 use std::io;
+use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +30,9 @@ struct Home {
     reactor: Arc<Shared>,
     token: u64,
 }
+
+/// The token of what is not registered.
+const NOWHERE: u64 = u64::MAX;
 
 impl Source {
     /// Registers `fd` with the reactor of the current thread, or else with the shared one.
@@ -55,10 +59,10 @@ impl Source {
     }
 
     /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is. Nothing counts as ready until the kernel
-    /// has said so.
+    /// has said so. To be told of nothing is not to be registered.
     pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<Arc<Source>> {
         current::with_reactor(|reactor| {
-            reactor.add_watch(fd, watched, |token| {
+            let make = |token| {
                 let readiness = Readiness::new();
                 readiness.clear(ALL, readiness.seen());
                 let source = Arc::new(Source {
@@ -67,17 +71,40 @@ impl Source {
                     process: AtomicU32::new(fork::generation()),
                     home: Mutex::new(Home { reactor: reactor.clone(), token }),
                 });
-                source.readiness.adopt(reactor.asks());
+                if reactor.asks() {
+                    source.readiness.adopt(true);
+                }
                 source
-            })
+            };
+            match watched.interest {
+                Ready::NONE => Ok(make(NOWHERE)),
+                _ => reactor.add_watch(fd, watched, make),
+            }
         })
     }
 
-    /// Changes what is watched.
-    pub fn change_watch(self: &Arc<Self>, watched: Watched) -> io::Result<()> {
-        self.find_home_watch(watched)?;
-        let home = lock(&self.home);
-        home.reactor.change_watch(self.fd, home.token, watched)?;
+    /// Changes what is watched, which was `before`. An error has changed nothing.
+    pub fn change_watch(self: &Arc<Self>, before: Watched, watched: Watched) -> io::Result<()> {
+        let home = &mut *lock(&self.home);
+        if watched.interest == Ready::NONE {
+            let token = mem::replace(&mut home.token, NOWHERE);
+            // An error means that the descriptor has been closed: then it is not registered either.
+            let _ = home.reactor.remove(self.fd, token);
+        } else if before.interest == Ready::NONE {
+            let reactor = home.reactor.clone();
+            let added = reactor.add_watch(self.fd, watched, |token| {
+                home.token = token;
+                self.clone()
+            });
+            return match added {
+                Err(_) if !reactor.is_alive() => self.move_watch(home, watched),
+                added => added.map(drop),
+            };
+        } else if home.reactor.is_alive() {
+            home.reactor.change_watch(self.fd, home.token, watched)?;
+        } else {
+            self.move_watch(home, watched)?;
+        }
         // What is known was about something else. The kernel reports anew.
         self.readiness.clear(ALL, self.readiness.seen());
         Ok(())
@@ -87,6 +114,9 @@ impl Source {
     /// be more than what is watched.
     #[inline]
     pub fn poll_watch(self: &Arc<Self>, watched: Watched, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        if watched.interest == Ready::NONE {
+            return Poll::Pending;
+        }
         loop {
             if self.process.load(Ordering::Relaxed) != fork::generation() {
                 self.find_home_watch(watched)?;
@@ -108,6 +138,25 @@ impl Source {
         }
     }
 
+    /// The usual case of [`poll_watch`](Source::poll_watch) for those who wait on at once: there is something to read, and
+    /// nothing else. `false`: this is not that case, and nothing has changed.
+    #[inline]
+    pub fn take_readable(&self, cx: &mut Context<'_>) -> bool {
+        let seen = self.readiness.seen();
+        if seen.ready() != Ready::READABLE {
+            return false;
+        }
+        if !self.clear_and_wait(Direction::Read, seen, cx) {
+            match self.readiness.wait(Direction::Read, cx.waker()) {
+                Wait::Stored => {}
+                Wait::StoredAndAsks => self.ask(Ready::READABLE, cx.waker()),
+                // Something new; the next look finds out.
+                Wait::Ready | Wait::Orphaned => cx.waker().wake_by_ref(),
+            }
+        }
+        true
+    }
+
     /// In the slots, where there is room without an allocation. The end comes with the news that there is something to read,
     /// and an error with both directions, so nothing is missed.
     #[inline]
@@ -127,8 +176,12 @@ impl Source {
         if home.reactor.is_alive() {
             return Ok(());
         }
+        self.move_watch(&mut home, watched)
+    }
+
+    fn move_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
         current::with_reactor(|reactor| {
-            self.move_by(&mut home, reactor, |make| reactor.add_watch(self.fd, watched, make))
+            self.move_by(home, reactor, |make| reactor.add_watch(self.fd, watched, make))
         })
     }
 

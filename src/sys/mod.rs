@@ -144,6 +144,7 @@ impl std::str::FromStr for Backend {
 pub(crate) struct Ready(pub u32);
 
 impl Ready {
+    pub const NONE: Ready = Ready(0);
     pub const READABLE: Ready = Ready(1 << 1);
     pub const WRITABLE: Ready = Ready(1 << 2);
     /// The peer has shut down its writing side, or everything.

@@ -94,10 +94,12 @@ impl Base {
     /// If it runs already, further up on this thread; if a callback does.
     pub fn dispatch(&self) -> io::Result<()> {
         let _running = self.0.start();
-        while !self.0.is_stopped() {
-            self.0.iterate(None)?;
-        }
-        Ok(())
+        self.0.executor.enter(|| {
+            while !self.0.is_stopped() {
+                self.0.iterate(None)?;
+            }
+            Ok(())
+        })
     }
 
     /// Runs for a while. Returns how many callbacks were called. After a [`shutdown`](Base::shutdown) it returns at once.
@@ -115,16 +117,18 @@ impl Base {
             Run::Once => None,
             Run::NonBlocking => Some(Duration::ZERO),
         };
-        let mut called = 0;
-        while !self.0.is_stopped() {
-            called += self.0.iterate(timeout)?;
-            if called > 0 || run == Run::NonBlocking {
-                // A request that came meanwhile has been fulfilled.
-                self.0.is_stopped();
-                break;
+        self.0.executor.enter(|| {
+            let mut called = 0;
+            while !self.0.is_stopped() {
+                called += self.0.iterate(timeout)?;
+                if called > 0 || run == Run::NonBlocking {
+                    // A request that came meanwhile has been fulfilled.
+                    self.0.is_stopped();
+                    break;
+                }
             }
-        }
-        Ok(called)
+            Ok(called)
+        })
     }
 
     /// The loop returns, without an error, as soon as the callback that runs has. If it does not run, the next
@@ -249,17 +253,15 @@ impl Core {
         })
     }
 
-    /// Waits, collects, calls. Returns how many were called.
+    /// Waits, collects, calls. Returns how many were called. To be called in the executor.
     fn iterate(&self, timeout: Option<Duration>) -> io::Result<usize> {
         self.is_calling.set(false);
         let timeout = if self.is_idle() { timeout } else { Some(Duration::ZERO) };
         self.executor.turn_with(timeout, |waker| self.bells.note(waker))?;
         self.now.set(None);
         self.is_calling.set(true);
-        self.executor.enter(|| {
-            self.collect()?;
-            Ok(self.call())
-        })
+        self.collect()?;
+        Ok(self.call())
     }
 
     // ------------------------------------------------------------------------------------------- collect

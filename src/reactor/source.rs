@@ -91,9 +91,10 @@ impl Source {
             // An error means that the descriptor has been closed: then it is not registered either.
             let _ = home.reactor.remove(self.fd, token);
         } else if before.interest == Ready::NONE {
-            let reactor = home.reactor.clone();
+            // Nothing is known since then.
+            let Home { reactor, token: place } = home;
             let added = reactor.add_watch(self.fd, watched, |token| {
-                home.token = token;
+                *place = token;
                 self.clone()
             });
             return match added {
@@ -106,7 +107,10 @@ impl Source {
             self.move_watch(home, watched)?;
         }
         // What is known was about something else. The kernel reports anew.
-        self.readiness.clear(ALL, self.readiness.seen());
+        let seen = self.readiness.seen();
+        if seen.is_ready(ALL) {
+            self.readiness.clear(ALL, seen);
+        }
         Ok(())
     }
 

@@ -184,16 +184,27 @@ impl fmt::Debug for Base {
     }
 }
 
-/// Events that were collected, with their tickets.
-type Queue = VecDeque<(Rc<Inner>, u64)>;
+/// Events that were collected, with their tickets, by priority.
+type Queues = [VecDeque<(Rc<Inner>, u64)>; 3];
+
+#[inline]
+fn activate(event: &Rc<Inner>, kinds: Kinds, queues: &mut Queues) {
+    if let Some(ticket) = event.activate(kinds) {
+        queues[event.priority.get() as usize].push_back((event.clone(), ticket));
+    }
+}
 
 /// What a bell belongs to. What is attached for several reasons has a place for its descriptor or signal, which it may share,
 /// and one for its time.
 enum Place {
     File(File),
-    Signal(Caught),
+    /// Boxed, because it is large and rare.
+    Signal(Box<Caught>),
     Timer(Rc<Inner>),
 }
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Place>() <= 48);
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
 ///
@@ -203,8 +214,7 @@ pub(super) struct Core {
     places: RefCell<Slab<Place>>,
     /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
     by_fd: RefCell<Vec<u32>>,
-    /// By priority.
-    queues: RefCell<[Queue; 3]>,
+    queues: RefCell<Queues>,
     bells: Bells,
     /// Room for those that were rung.
     room: Cell<Vec<Key>>,
@@ -268,31 +278,33 @@ impl Core {
 
     fn collect(&self) -> io::Result<()> {
         let mut rung = self.bells.take(self.room.take());
+        let mut queues = self.queues.borrow_mut();
         let mut result = Ok(());
         for key in rung.iter().filter(|key| !key.is_timer()) {
             // An error does not keep the others from being collected.
-            result = result.and(self.collect_shared(*key));
+            result = result.and(self.collect_shared(*key, &mut queues));
         }
         for key in rung.iter().filter(|key| key.is_timer()) {
-            self.collect_timer(*key);
+            self.collect_timer(*key, &mut queues);
         }
         rung.clear();
         self.room.set(rung);
         result
     }
 
-    fn collect_shared(&self, key: Key) -> io::Result<()> {
+    #[inline]
+    fn collect_shared(&self, key: Key, queues: &mut Queues) -> io::Result<()> {
         match self.places.borrow_mut().get_mut(key.index()) {
             Some(Place::File(file)) => {
                 let found = file.collect(&self.bells.waker(key))?;
                 for event in file.events() {
-                    self.activate(event, found & event.kinds.get());
+                    activate(event, found & event.kinds.get(), queues);
                 }
             }
             Some(Place::Signal(caught)) => {
                 if caught.collect()? {
                     for event in &caught.events {
-                        self.activate(event, Kinds::SIGNAL);
+                        activate(event, Kinds::SIGNAL, queues);
                     }
                 }
             }
@@ -301,18 +313,11 @@ impl Core {
         Ok(())
     }
 
-    fn collect_timer(&self, key: Key) {
+    fn collect_timer(&self, key: Key, queues: &mut Queues) {
         if let Some(Place::Timer(event)) = self.places.borrow().get(key.index()) {
             if event.is_due(self, self.now()) {
-                self.activate(event, Kinds::TIMEOUT);
+                activate(event, Kinds::TIMEOUT, queues);
             }
-        }
-    }
-
-    fn activate(&self, event: &Rc<Inner>, kinds: Kinds) {
-        if event.activate(kinds) {
-            let queue = event.priority.get() as usize;
-            self.queues.borrow_mut()[queue].push_back((event.clone(), event.ticket.get()));
         }
     }
 
@@ -335,7 +340,8 @@ impl Core {
 
     // -------------------------------------------------------------------------------------------- attach
 
-    /// The part that concerns a descriptor or a signal. To be called in the executor.
+    /// The part that concerns a descriptor or a signal.
+    #[inline]
     pub fn attach(&self, event: &Rc<Inner>) -> Result<(), Error> {
         let kinds = event.kinds.get();
         if kinds.intersects(Kinds::FILE) {
@@ -354,15 +360,21 @@ impl Core {
         let fd = event.fd.get() as usize;
         if let Some(index) = by_fd.get(fd).and_then(|next| next.checked_sub(1)) {
             let index = index as usize;
+            let waker = self.bells.waker(Key::shared(index));
             if let Some(Place::File(file)) = places.get_mut(index) {
+                if file.has_old_trigger(event) {
+                    *file = self.executor.enter(|| File::new(event, &waker))?;
+                } else {
+                    file.add(event, &waker)?;
+                }
                 event.place.set(index);
-                return file.add(event, &self.bells.waker(Key::shared(index)));
+                return Ok(());
             }
         }
         let place = places.vacant_entry();
         let index = place.key();
-        let mut file = File::new(event, &self.bells.waker(Key::shared(index)))?;
-        file.push(event);
+        let waker = self.bells.waker(Key::shared(index));
+        let file = self.executor.enter(|| File::new(event, &waker))?;
         place.insert(Place::File(file));
         event.place.set(index);
         if by_fd.len() <= fd {
@@ -386,8 +398,9 @@ impl Core {
         }
         let place = places.vacant_entry();
         let index = place.key();
-        let caught = Caught::new(self.bells.waker(Key::shared(index)), event)?;
-        place.insert(Place::Signal(caught));
+        let waker = self.bells.waker(Key::shared(index));
+        let caught = self.executor.enter(|| Caught::new(waker, event))?;
+        place.insert(Place::Signal(Box::new(caught)));
         event.place.set(index);
         Ok(())
     }

@@ -61,7 +61,7 @@ pub(super) struct Inner {
     /// What it was collected for, and is to be called with.
     active: Cell<Kinds>,
     /// Changes whenever `active` is set or given up: an entry of a queue with an older one is void.
-    pub ticket: Cell<u64>,
+    ticket: Cell<u64>,
     /// While it is attached with a time that counts: that, and the key of the timer's place.
     timeout: Cell<Option<(Duration, Key)>>,
     deadline: Cell<Option<Instant>>,
@@ -153,16 +153,14 @@ impl Event {
                 "it cannot wait for a signal and a descriptor, which are the same number",
             ));
         }
-        core.executor.enter(|| {
-            core.attach(inner)?;
-            inner.is_attached.set(true);
-            if let Some(after) = timeout {
-                let key = core.add_timer(inner);
-                inner.timeout.set(Some((after, key)));
-                inner.start_timer(&core, key, now().checked_add(after));
-            }
-            Ok(())
-        })
+        core.attach(inner)?;
+        inner.is_attached.set(true);
+        if let Some(after) = timeout {
+            let key = core.add_timer(inner);
+            inner.timeout.set(Some((after, key)));
+            core.executor.enter(|| inner.start_timer(&core, key, now().checked_add(after)));
+        }
+        Ok(())
     }
 
     /// Once this has returned, the base does not call it any more, also if it was collected already in this iteration;
@@ -252,16 +250,19 @@ impl Inner {
         }
     }
 
-    /// It is to be called in this iteration, for `kinds` as well. Is that new?
-    pub fn activate(&self, kinds: Kinds) -> bool {
+    /// It is to be called in this iteration, for `kinds` as well. Its ticket, if that is new.
+    #[inline]
+    pub fn activate(&self, kinds: Kinds) -> Option<u64> {
         if !self.is_attached.get() || kinds.is_empty() {
-            return false;
+            return None;
         }
-        let before = self.active.replace(self.active.get() | kinds);
-        if before.is_empty() {
-            self.ticket.set(self.ticket.get() + 1);
+        let before = self.active.get();
+        self.active.set(before | kinds);
+        if !before.is_empty() {
+            return None;
         }
-        before.is_empty()
+        self.ticket.set(self.ticket.get() + 1);
+        Some(self.ticket.get())
     }
 
     // --------------------------------------------------------------------------------------------- time

@@ -18,12 +18,12 @@ pub(super) struct File {
 }
 
 impl File {
-    /// To be called in the base's executor, as all of this. `waker` is the same always.
-    pub fn new(event: &Inner, waker: &Waker) -> Result<File, Error> {
+    /// With its first event. To be called in the base's executor. `waker` is the same always.
+    pub fn new(event: &Rc<Inner>, waker: &Waker) -> Result<File, Error> {
         let kinds = event.kinds.get();
         let mut watch = Watch::new(&event.fd.get(), kinds.interest(), kinds.trigger())?;
         wait(&mut watch, waker);
-        Ok(File { watch, events: [const { None }; 3] })
+        Ok(File { watch, events: [Some(event.clone()), None, None] })
     }
 
     pub fn events(&self) -> impl Iterator<Item = &Rc<Inner>> {
@@ -33,37 +33,31 @@ impl File {
     #[inline]
     pub fn add(&mut self, event: &Rc<Inner>, waker: &Waker) -> Result<(), Error> {
         let kinds = event.kinds.get();
-        if self.watch.trigger() != kinds.trigger() {
-            if self.events[0].is_some() {
-                return Err(self.refusal(kinds));
-            }
-            *self = File::new(event, waker)?;
-        } else {
-            let interest = self.watch.interest();
-            if !(interest & kinds.interest()).is_empty() {
-                return Err(Error::Exists);
-            }
-            self.watch.set_interest(interest | kinds.interest())?;
-            wait(&mut self.watch, waker);
+        let interest = self.watch.interest();
+        if !(interest & kinds.interest()).is_empty() {
+            return Err(Error::Exists);
         }
+        if self.watch.trigger() != kinds.trigger() {
+            return Err(Error::Invalid(
+                "another event has the descriptor with the other trigger (Kinds::EDGE)",
+            ));
+        }
+        self.watch.set_interest(interest | kinds.interest())?;
+        wait(&mut self.watch, waker);
         self.push(event);
         Ok(())
     }
 
+    /// Nobody is attached to it, and the last one had the other trigger.
+    pub fn has_old_trigger(&self, event: &Inner) -> bool {
+        self.events[0].is_none() && self.watch.trigger() != event.kinds.get().trigger()
+    }
+
     /// There is room: an event has a kind that no other one has.
-    pub fn push(&mut self, event: &Rc<Inner>) {
+    fn push(&mut self, event: &Rc<Inner>) {
         if let Some(place) = self.events.iter_mut().find(|place| place.is_none()) {
             *place = Some(event.clone());
         }
-    }
-
-    /// It has the other trigger; and perhaps a kind that is taken.
-    #[cold]
-    fn refusal(&self, kinds: Kinds) -> Error {
-        if !(self.watch.interest() & kinds.interest()).is_empty() {
-            return Error::Exists;
-        }
-        Error::Invalid("another event has the descriptor with the other trigger (Kinds::EDGE)")
     }
 
     pub fn remove(&mut self, event: &Rc<Inner>, waker: &Waker) {

@@ -235,7 +235,9 @@ fn compile(name: &str, package: &str) -> Result<PathBuf, Box<dyn std::error::Err
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/event").join(name).with_extension("c");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    output(Command::new(compiler).arg("-O2").arg(source).arg("-o").arg(&program).args(flags.split_whitespace()))?;
+    output(
+        Command::new(compiler).arg("-O2").arg(source).arg("-o").arg(&program).args(flags.split_whitespace()),
+    )?;
     Ok(program)
 }
 
@@ -376,7 +378,8 @@ fn system_calls(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
                 let mut words = line.split_whitespace();
                 if let (Some(Ok(n)), Some(name)) = (words.next().map(str::parse::<u64>), words.next()) {
                     // What the pairs themselves and the start of the program cost is no matter here.
-                    let is_ours = name.starts_with("epoll_") || ["recvfrom", "sendto", "write"].contains(&name);
+                    let is_ours =
+                        name.starts_with("epoll_") || ["recvfrom", "sendto", "write"].contains(&name);
                     if is_ours && n > ROUNDS as u64 {
                         counts.insert(name.to_owned(), n);
                     }

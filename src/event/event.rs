@@ -278,7 +278,9 @@ impl Inner {
 
     /// Its bell has rung. Is it time? (If not, it waits on.)
     pub fn is_due(&self, core: &Core, now: Instant) -> bool {
-        let (Some(deadline), Some((_, key))) = (self.deadline.get(), self.timeout.get()) else { return false };
+        let (Some(deadline), Some((_, key))) = (self.deadline.get(), self.timeout.get()) else {
+            return false;
+        };
         let mut timer = self.timer.borrow_mut();
         if deadline <= now {
             timer.clear();

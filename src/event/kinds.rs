@@ -65,12 +65,16 @@ impl Kinds {
     /// What the reactor has to wait for.
     #[inline]
     pub(super) fn interest(self) -> Interest {
-        PAIRS.iter().fold(Interest::NONE, |all, &(kind, bit)| if self.contains(kind) { all | bit } else { all })
+        PAIRS
+            .iter()
+            .fold(Interest::NONE, |all, &(kind, bit)| if self.contains(kind) { all | bit } else { all })
     }
 
     #[inline]
     pub(super) fn found(interest: Interest) -> Kinds {
-        PAIRS.iter().fold(Kinds::NONE, |all, &(kind, bit)| if interest.contains(bit) { all | kind } else { all })
+        PAIRS
+            .iter()
+            .fold(Kinds::NONE, |all, &(kind, bit)| if interest.contains(bit) { all | kind } else { all })
     }
 
     #[inline]

@@ -346,11 +346,7 @@ impl Core {
     /// One turn of the reactor, and the tasks that are ready. `note` is asked about each waker: see
     /// [`LocalExecutor::turn_with`](super::LocalExecutor::turn_with).
     #[inline]
-    pub fn step(
-        &self,
-        timeout: Option<Duration>,
-        mut note: impl FnMut(&Waker) -> bool,
-    ) -> io::Result<Turn> {
+    pub fn step(&self, timeout: Option<Duration>, mut note: impl FnMut(&Waker) -> bool) -> io::Result<Turn> {
         let _running = self.start();
         self.enter(|| {
             let has_news = self.local.shared.park.is_notified();
@@ -443,11 +439,7 @@ impl Core {
     }
 
     #[inline(always)]
-    fn turn_by(
-        &self,
-        timeout: Option<Duration>,
-        schedule: impl FnMut(&Waker) -> bool,
-    ) -> io::Result<Turn> {
+    fn turn_by(&self, timeout: Option<Duration>, schedule: impl FnMut(&Waker) -> bool) -> io::Result<Turn> {
         let counters = self.counters();
         counters.turns.add(1);
         match self.local.turn(timeout, schedule) {

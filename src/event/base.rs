@@ -302,10 +302,9 @@ impl Core {
                 }
             }
             Some(Place::Signal(caught)) => {
-                if caught.collect()? {
-                    for event in &caught.events {
-                        activate(event, Kinds::SIGNAL, queues);
-                    }
+                let found = caught.collect()?;
+                for event in &caught.events {
+                    activate(event, found, queues);
                 }
             }
             _ => {}
@@ -378,7 +377,7 @@ impl Core {
         place.insert(Place::File(file));
         event.place.set(index);
         if by_fd.len() <= fd {
-            by_fd.resize(fd + 1, 0);
+            by_fd.resize((fd + 1).next_power_of_two(), 0);
         }
         by_fd[fd] = index as u32 + 1;
         Ok(())
@@ -412,14 +411,16 @@ impl Core {
         }
         let index = event.place.get();
         let mut places = self.places.borrow_mut();
-        match places.get_mut(index) {
-            Some(Place::File(file)) => file.remove(event, &self.bells.waker(Key::shared(index))),
-            Some(Place::Signal(caught)) => {
-                if !caught.remove(event) {
-                    places.remove(index);
-                }
+        let stays = match places.get_mut(index) {
+            Some(Place::File(file)) => {
+                file.remove(event, &self.bells.waker(Key::shared(index)));
+                true
             }
-            _ => {}
+            Some(Place::Signal(caught)) => caught.remove(event),
+            _ => true,
+        };
+        if !stays {
+            places.remove(index);
         }
     }
 

@@ -106,7 +106,7 @@ impl Caught {
     pub fn new(waker: Waker, event: &Rc<Inner>) -> Result<Caught, Error> {
         let signals = Signals::new([event.fd.get()])?;
         let mut caught = Caught { waker, signals, is_early: false, events: vec![event.clone()] };
-        if caught.collect()? {
+        if !caught.collect()?.is_empty() {
             caught.is_early = true;
             caught.waker.wake_by_ref();
         }
@@ -125,13 +125,13 @@ impl Caught {
     }
 
     /// Has it come? Waits for more.
-    pub fn collect(&mut self) -> io::Result<bool> {
+    pub fn collect(&mut self) -> io::Result<Kinds> {
         let cx = &mut Context::from_waker(&self.waker);
         let mut has_come = mem::take(&mut self.is_early);
         while let Poll::Ready(signal) = self.signals.poll_next(cx) {
             signal?;
             has_come = true;
         }
-        Ok(has_come)
+        Ok(if has_come { Kinds::SIGNAL } else { Kinds::NONE })
     }
 }

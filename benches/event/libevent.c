@@ -1,7 +1,10 @@
-/* The same as event.rs, with libevent. */
+/* The same as event.rs, with libevent. With THREADS, as a program needs it whose other threads stop the loop, or add to it. */
 
 #include "common.h"
 #include <event2/event.h>
+#ifdef THREADS
+#include <event2/thread.h>
+#endif
 
 static struct event_base *base;
 static struct event **events;
@@ -41,6 +44,9 @@ void phase_free(void) {
 
 int main(int argc, char **argv) {
     prepare(argc, argv);
+#ifdef THREADS
+    check(evthread_use_pthreads() == 0, "evthread_use_pthreads");
+#endif
     base = event_base_new();
     events = calloc(pairs, sizeof *events);
     check(base != NULL && events != NULL, "event_base_new");

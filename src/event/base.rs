@@ -72,6 +72,7 @@ impl Base {
         Base(Rc::new(Core {
             places: RefCell::default(),
             by_fd: RefCell::default(),
+            signals: RefCell::default(),
             queues: RefCell::default(),
             bells: Bells::new(),
             room: Cell::default(),
@@ -214,6 +215,8 @@ pub(super) struct Core {
     places: RefCell<Slab<Place>>,
     /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
     by_fd: RefCell<Vec<u32>>,
+    /// The indices of the places of signals.
+    signals: RefCell<Vec<usize>>,
     queues: RefCell<Queues>,
     bells: Bells,
     /// Room for those that were rung.
@@ -385,12 +388,12 @@ impl Core {
 
     fn attach_to_signal(&self, event: &Rc<Inner>) -> Result<(), Error> {
         let mut places = self.places.borrow_mut();
-        let same = |caught: &Caught| caught.events.iter().any(|other| other.fd == event.fd);
-        for (index, place) in &mut *places {
-            if let Place::Signal(caught) = place {
-                if same(caught) {
+        let mut signals = self.signals.borrow_mut();
+        for &index in &*signals {
+            if let Some(Place::Signal(caught)) = places.get_mut(index) {
+                if caught.events.iter().any(|other| other.fd == event.fd) {
                     event.place.set(index);
-                    caught.add(event);
+                    caught.events.push(event.clone());
                     return Ok(());
                 }
             }
@@ -400,6 +403,7 @@ impl Core {
         let waker = self.bells.waker(Key::shared(index));
         let caught = self.executor.enter(|| Caught::new(waker, event))?;
         place.insert(Place::Signal(Box::new(caught)));
+        signals.push(index);
         event.place.set(index);
         Ok(())
     }
@@ -421,6 +425,7 @@ impl Core {
         };
         if !stays {
             places.remove(index);
+            self.signals.borrow_mut().retain(|other| *other != index);
         }
     }
 

@@ -113,10 +113,6 @@ impl Caught {
         Ok(caught)
     }
 
-    pub fn add(&mut self, event: &Rc<Inner>) {
-        self.events.push(event.clone());
-    }
-
     /// Is anyone left?
     pub fn remove(&mut self, event: &Rc<Inner>) -> bool {
         // The caller has another reference: no destructor of the user's runs here.

@@ -205,7 +205,7 @@ enum Place {
 }
 
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Place>() <= 48);
+const _: () = assert!(size_of::<Place>() <= 64);
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
 ///

@@ -6,7 +6,6 @@ use super::{current, wake_all};
 use crate::sync::{Mutex, lock};
 use crate::sys::{self, Ready, Watched, fork};
 use std::io;
-use std::mem;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,6 +17,7 @@ pub(crate) struct Source {
     pub fd: RawFd,
     /// The process, as counted by [`fork`], that registered it.
     process: AtomicU32,
+    /// A [`Watch`](super::Watch), which has one owner, has its own, without a lock, and leaves this alone.
     home: Mutex<Home>,
 }
 
@@ -25,10 +25,21 @@ pub(crate) struct Source {
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(loom)))]
 const _: () = assert!(size_of::<Source>() <= 64);
 
+/// Where a source is registered.
 #[derive(Debug)]
-struct Home {
+pub(crate) struct Home {
     reactor: Arc<Shared>,
     token: u64,
+}
+
+impl Home {
+    fn ask(&self, fd: RawFd, interest: Ready, waker: &Waker) {
+        self.reactor.asked(fd, self.token, interest, waker);
+    }
+
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.reactor.remove(fd, self.token)
+    }
 }
 
 /// The token of what is not registered.
@@ -58,48 +69,56 @@ impl Source {
         })
     }
 
-    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is. Nothing counts as ready until the kernel
-    /// has said so. To be told of nothing is not to be registered.
-    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<Arc<Source>> {
+    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is, which has the [`Home`] of its source. Nothing
+    /// counts as ready until the kernel has said so. To be told of nothing is not to be registered.
+    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<(Arc<Source>, Home)> {
         current::with_reactor(|reactor| {
-            let make = |token| {
+            let mut home = Home { reactor: reactor.clone(), token: NOWHERE };
+            let mut make = |token| {
+                home.token = token;
                 let readiness = Readiness::new();
                 readiness.clear(ALL, readiness.seen());
                 let source = Arc::new(Source {
                     readiness,
                     fd,
                     process: AtomicU32::new(fork::generation()),
-                    home: Mutex::new(Home { reactor: reactor.clone(), token }),
+                    home: Mutex::new(Home { reactor: reactor.clone(), token: NOWHERE }),
                 });
                 if reactor.asks() {
                     source.readiness.adopt(true);
                 }
                 source
             };
-            match watched.interest {
-                Ready::NONE => Ok(make(NOWHERE)),
-                _ => reactor.add_watch(fd, watched, make),
-            }
+            let source = match watched.interest {
+                Ready::NONE => make(NOWHERE),
+                _ => reactor.add_watch(fd, watched, make)?,
+            };
+            Ok((source, home))
         })
     }
 
     /// Changes what is watched, which was `before`. An error has changed nothing.
-    pub fn change_watch(self: &Arc<Self>, before: Watched, watched: Watched) -> io::Result<()> {
-        let home = &mut *lock(&self.home);
+    pub fn change_watch(
+        self: &Arc<Self>,
+        home: &mut Home,
+        before: Watched,
+        watched: Watched,
+    ) -> io::Result<()> {
         if watched.interest == Ready::NONE {
-            let token = mem::replace(&mut home.token, NOWHERE);
-            // An error means that the descriptor has been closed: then it is not registered either.
-            let _ = home.reactor.remove(self.fd, token);
+            home.token = home.reactor.park_watch(self.fd, home.token);
         } else if before.interest == Ready::NONE {
             // Nothing is known since then.
-            let Home { reactor, token: place } = home;
-            let added = reactor.add_watch(self.fd, watched, |token| {
-                *place = token;
-                self.clone()
-            });
-            return match added {
-                Err(_) if !reactor.is_alive() => self.move_watch(home, watched),
-                added => added.map(drop),
+            return match home.reactor.unpark_watch(self.fd, home.token, watched) {
+                Ok(token) => {
+                    home.token = token;
+                    Ok(())
+                }
+                Err(_) if !home.reactor.is_alive() => self.move_watch(home, watched),
+                Err(_) if home.token == NOWHERE => {
+                    let reactor = home.reactor.clone();
+                    self.move_by(home, &reactor, |make| reactor.add_watch(self.fd, watched, make))
+                }
+                Err(e) => Err(e),
             };
         } else if home.reactor.is_alive() {
             home.reactor.change_watch(self.fd, home.token, watched)?;
@@ -117,13 +136,18 @@ impl Source {
     /// Takes what the kernel has reported since the last time; waits, as the one task that does so, if that is nothing. It may
     /// be more than what is watched.
     #[inline]
-    pub fn poll_watch(self: &Arc<Self>, watched: Watched, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+    pub fn poll_watch(
+        self: &Arc<Self>,
+        home: &mut Home,
+        watched: Watched,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Ready>> {
         if watched.interest == Ready::NONE {
             return Poll::Pending;
         }
         loop {
             if self.process.load(Ordering::Relaxed) != fork::generation() {
-                self.find_home_watch(watched)?;
+                self.find_home_watch(home, watched)?;
             }
             let seen = self.readiness.seen();
             if seen.is_ready(ALL) {
@@ -134,10 +158,10 @@ impl Source {
                 Wait::Ready => {}
                 Wait::Stored => return Poll::Pending,
                 Wait::StoredAndAsks => {
-                    self.ask(watched.interest, cx.waker());
+                    home.ask(self.fd, watched.interest, cx.waker());
                     return Poll::Pending;
                 }
-                Wait::Orphaned => self.find_home_watch(watched)?,
+                Wait::Orphaned => self.find_home_watch(home, watched)?,
             }
         }
     }
@@ -145,7 +169,7 @@ impl Source {
     /// The usual case of [`poll_watch`](Source::poll_watch) for those who wait on at once: there is something to read, and
     /// nothing else. `false`: this is not that case, and nothing has changed.
     #[inline]
-    pub fn take_readable(&self, cx: &mut Context<'_>) -> bool {
+    pub fn take_readable(&self, home: &Home, cx: &mut Context<'_>) -> bool {
         let seen = self.readiness.seen();
         if seen.ready() != Ready::READABLE {
             return false;
@@ -153,7 +177,7 @@ impl Source {
         if !self.clear_and_wait(Direction::Read, seen, cx) {
             match self.readiness.wait(Direction::Read, cx.waker()) {
                 Wait::Stored => {}
-                Wait::StoredAndAsks => self.ask(Ready::READABLE, cx.waker()),
+                Wait::StoredAndAsks => home.ask(self.fd, Ready::READABLE, cx.waker()),
                 // Something new; the next look finds out.
                 Wait::Ready | Wait::Orphaned => cx.waker().wake_by_ref(),
             }
@@ -175,12 +199,11 @@ impl Source {
     }
 
     #[cold]
-    fn find_home_watch(self: &Arc<Self>, watched: Watched) -> io::Result<()> {
-        let mut home = lock(&self.home);
+    fn find_home_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
         if home.reactor.is_alive() {
             return Ok(());
         }
-        self.move_watch(&mut home, watched)
+        self.move_watch(home, watched)
     }
 
     fn move_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
@@ -191,8 +214,7 @@ impl Source {
 
     /// Takes the descriptor out of its reactor. To be called once, before the descriptor is closed or given away.
     pub fn deregister(&self) -> io::Result<()> {
-        let home = lock(&self.home);
-        home.reactor.remove(self.fd, home.token)
+        lock(&self.home).remove(self.fd)
     }
 
     /// Waits, as the one task that polls this direction, until an operation is worth a try (which may be now).
@@ -312,8 +334,7 @@ impl Source {
 
     #[cold]
     fn ask(&self, interest: Ready, waker: &Waker) {
-        let home = lock(&self.home);
-        home.reactor.asked(self.fd, home.token, interest, waker);
+        lock(&self.home).ask(self.fd, interest, waker);
     }
 
     /// Its reactor has stopped, or belongs to the process that forked this one: on to the one of whoever polls now.

@@ -1,6 +1,7 @@
 //! A descriptor that somebody else reads and writes.
 
 use super::Source;
+use super::source::Home;
 use crate::sys::{Ready, Trigger, Watched};
 use std::fmt;
 use std::future::poll_fn;
@@ -108,6 +109,7 @@ impl fmt::Debug for Interest {
 /// ```
 pub struct Watch {
     source: Arc<Source>,
+    home: Home,
     watched: Watched,
     /// The peer has gone, which does not change any more.
     is_closed: bool,
@@ -123,8 +125,8 @@ impl Watch {
     /// [`Trigger::Edge`] on a system that has only poll(2).
     pub fn new(fd: &impl AsRawFd, interest: Interest, trigger: Trigger) -> io::Result<Watch> {
         let watched = Watched { interest: Ready(interest.0), trigger };
-        let source = Source::register_watch(fd.as_raw_fd(), watched)?;
-        Ok(Watch { source, watched, is_closed: false })
+        let (source, home) = Source::register_watch(fd.as_raw_fd(), watched)?;
+        Ok(Watch { source, home, watched, is_closed: false })
     }
 
     /// Waits for something else from now on. What the descriptor is ready for already is reported, also if it has been
@@ -146,7 +148,7 @@ impl Watch {
             // The next one with the number may be another.
             self.is_closed = false;
         }
-        self.source.change_watch(self.watched, watched)?;
+        self.source.change_watch(&mut self.home, self.watched, watched)?;
         self.watched = watched;
         Ok(())
     }
@@ -169,7 +171,7 @@ impl Watch {
     #[inline]
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Interest>> {
         loop {
-            let ready = match self.source.poll_watch(self.watched, cx) {
+            let ready = match self.source.poll_watch(&mut self.home, self.watched, cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending if !self.is_closed => return Poll::Pending,
                 Poll::Pending => Ready::NONE,
@@ -198,7 +200,7 @@ impl Watch {
     /// Those of [`poll_ready`](Watch::poll_ready).
     #[inline]
     pub fn take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Interest>> {
-        if self.watched.interest == Ready::READABLE && self.source.take_readable(cx) {
+        if self.watched.interest == Ready::READABLE && self.source.take_readable(&self.home, cx) {
             return Poll::Ready(Ok(Interest::READ));
         }
         let mut found = ready!(self.poll_ready(cx))?;
@@ -233,7 +235,7 @@ impl AsRawFd for Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         // The descriptor may have been closed, and there is nobody to tell.
-        let _ = self.source.deregister();
+        let _ = self.home.remove(self.source.fd);
     }
 }
 

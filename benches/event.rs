@@ -7,11 +7,13 @@
 //!     cargo bench --bench event -- syscalls  system calls (strace); exact
 //!
 //! The others are the C programs in `event/`, which are compiled if their library is there (Debian: libevent-dev,
-//! libuv1-dev). All three are measured in the same way: a process for each run, the three taking turns; in it the readers are
-//! made, and then added, called and deleted [`ROUNDS`] times. The tables have medians and, for the others, the median of
-//! the ratio to ours within a turn (above 1: ours is cheaper).
+//! libuv1-dev); `libevent mt` is libevent with its locks, which it needs as soon as another thread stops the loop, as any
+//! thread can stop ours. All are measured in the same way: a process for each run, the programs taking turns; in it the
+//! readers are made, and then added, called and deleted [`ROUNDS`] times. The tables have medians and, for the others, the
+//! median of the ratio to ours within a turn (above 1: ours is cheaper).
 //!
-//! "add" and "delete" end with an iteration that does not wait: libuv tells the kernel only then what was added.
+//! "add" is the first time, when the library gets its memory. It and "delete" end with an iteration that does not wait: libuv
+//! tells the kernel only then what was added.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -34,7 +36,6 @@ const ROUNDS: usize = 4;
 /// How many processes of each.
 const RUNS: usize = 7;
 
-/// "add" is the first time, when the library gets its memory.
 const PHASES: [&str; 6] = ["make", "add", "add again", "call", "delete", "free"];
 
 // ------------------------------------------------------------------------------------------------ our side
@@ -210,8 +211,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(run(work)?);
     }
     let mut peers = vec![Peer { name: "wakewheel", program: std::env::current_exe()? }];
-    for (name, package) in [("libevent", "libevent_core"), ("libuv", "libuv")] {
-        match compile(name, package) {
+    for (name, source, packages, flag) in [
+        ("libevent", "libevent.c", &["libevent_core"][..], "-DNO_THREADS"),
+        ("libevent mt", "libevent.c", &["libevent_pthreads", "libevent_core"], "-DTHREADS"),
+        ("libuv", "libuv.c", &["libuv"], "-DNO_THREADS"),
+    ] {
+        match compile(source, packages, flag) {
             Ok(program) => peers.push(Peer { name, program }),
             Err(e) => println!("not compared with {name}: {e}"),
         }
@@ -230,14 +235,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
 }
 
-fn compile(name: &str, package: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
-    let flags = output(Command::new("pkg-config").args(["--cflags", "--libs", package]))?;
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/event").join(name).with_extension("c");
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+fn compile(source: &str, packages: &[&str], flag: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let flags = output(Command::new("pkg-config").args(["--cflags", "--libs"]).args(packages))?;
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{source}{flag}"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/event").join(source);
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
-    output(
-        Command::new(compiler).arg("-O2").arg(source).arg("-o").arg(&program).args(flags.split_whitespace()),
-    )?;
+    let mut command = Command::new(compiler);
+    output(command.args(["-O2", flag]).arg(source).arg("-o").arg(&program).args(flags.split_whitespace()))?;
     Ok(program)
 }
 
@@ -251,8 +255,8 @@ fn output(command: &mut Command) -> Result<String, Box<dyn std::error::Error>> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// By phase, what there is of each peer.
-type Table = BTreeMap<&'static str, Vec<Vec<f64>>>;
+/// For each phase, what there is of each peer.
+type Table = Vec<(&'static str, Vec<Vec<f64>>)>;
 
 fn works(pairs: [usize; 3], writes: usize, rounds: usize) -> impl Iterator<Item = Work> {
     [false, true].into_iter().flat_map(move |timeouts| {
@@ -265,16 +269,17 @@ fn works(pairs: [usize; 3], writes: usize, rounds: usize) -> impl Iterator<Item 
 fn times(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Error>> {
     let mut growth = Vec::new();
     for work in works(pairs, WRITES, ROUNDS) {
-        let mut table: Table = PHASES.iter().map(|phase| (*phase, vec![Vec::new(); peers.len()])).collect();
+        let mut table: Table = PHASES.map(|phase| (phase, vec![Vec::new(); peers.len()])).into();
         for _ in 0..RUNS {
             for (i, peer) in peers.iter().enumerate() {
                 let text = output(Command::new(&peer.program).args(work.args()))?;
-                for (phase, figures) in figures(&text)? {
-                    table.get_mut(phase).ok_or("a phase of its own")?[i].push(median(&figures));
+                let figures = figures(&text)?;
+                for (phase, columns) in &mut table {
+                    columns[i].push(median(figures.get(phase).ok_or("a phase is missing")?));
                 }
             }
         }
-        print(peers, work, &table, "ns");
+        print(peers, work, &format!(", {} active", work.active), &table, "ns");
         growth.push((work, table));
     }
     print_growth(peers, &growth);
@@ -297,18 +302,17 @@ fn median(figures: &[f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-fn print(peers: &[Peer], work: Work, table: &Table, unit: &str) {
+fn print(peers: &[Peer], work: Work, active: &str, table: &Table, unit: &str) {
     let with = if work.timeouts { ", with idle time-outs" } else { "" };
-    println!("\n{} pairs, {} active{with}", work.pairs, work.active);
+    println!("\n{} pairs{active}{with}", work.pairs);
     print!("  {unit:<10}");
-    peers.iter().for_each(|peer| print!(" {:>10} {:>6}", peer.name, ""));
+    peers.iter().for_each(|peer| print!(" {:>11} {:>5}", peer.name, ""));
     println!();
-    for phase in PHASES {
-        let Some(columns) = table.get(phase) else { continue };
-        print!("  {phase:<10} {:>10.0} {:>6}", median(&columns[0]), "");
+    for (phase, columns) in table {
+        print!("  {phase:<10} {:>11.0} {:>5}", median(&columns[0]), "");
         for column in &columns[1..] {
             let ratios: Vec<f64> = column.iter().zip(&columns[0]).map(|(other, ours)| other / ours).collect();
-            print!(" {:>10.0} {:>6.2}", median(column), median(&ratios));
+            print!(" {:>11.0} {:>5.2}", median(column), median(&ratios));
         }
         println!();
     }
@@ -319,47 +323,50 @@ fn print_growth(peers: &[Peer], tables: &[(Work, Table)]) {
     println!("\ngrowth from {} pairs to {}", tables[0].0.pairs, tables[PAIRS.len() - 1].0.pairs);
     for tables in tables.chunks(PAIRS.len()) {
         let (few, many) = (&tables[0], &tables[PAIRS.len() - 1]);
-        for phase in ["add again", "call", "delete"] {
-            let with = if few.0.timeouts { ", with idle time-outs" } else { "" };
-            print!("  {phase:<10} {:>3} active{with:<22}", few.0.active);
-            for (i, peer) in peers.iter().enumerate() {
-                print!(" {} {:.2}", peer.name, median(&many.1[phase][i]) / median(&few.1[phase][i]));
+        let with = if few.0.timeouts { ", with idle time-outs" } else { "" };
+        for ((phase, few_ns), (_, many_ns)) in few.1.iter().zip(&many.1) {
+            if ["add again", "call", "delete"].contains(phase) {
+                print!("  {phase:<10} {:>3} active{with:<22}", few.0.active);
+                for (peer, (few, many)) in peers.iter().zip(few_ns.iter().zip(many_ns)) {
+                    print!(" {} {:.2}", peer.name, median(many) / median(few));
+                }
+                println!();
             }
-            println!();
         }
     }
 }
 
 fn instructions(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Error>> {
-    // So many calls that what a process does once does not matter, and enough rounds to tell the first from the others.
-    for work in works(pairs, 20_000, 1) {
-        let count = |peer: &Peer, phase: &str, rounds| -> Result<f64, Box<dyn std::error::Error>> {
+    for work in works(pairs, 5000, 1).filter(|work| work.active == ACTIVE[0]) {
+        let count = |peer: &Peer, phase: &str, active, rounds| -> Result<f64, Box<dyn std::error::Error>> {
             let mut command = Command::new("valgrind");
             command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
             command.arg(format!("--toggle-collect=phase_{phase}"));
-            command.arg(&peer.program).args(Work { rounds, ..work }.args());
+            command.arg(&peer.program).args(Work { active, rounds, ..work }.args());
             let output = command.output().map_err(|e| format!("valgrind: {e}"))?;
             let text = String::from_utf8_lossy(&output.stderr);
             let counted = text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
             Ok(counted.ok_or_else(|| format!("valgrind: {}", text.trim()))?)
         };
-        let mut table = Table::new();
+        let mut table: Table = Vec::new();
+        let mut add = |phase, column| match table.iter_mut().find(|(other, _)| *other == phase) {
+            Some((_, columns)) => columns.push(vec![column]),
+            None => table.push((phase, vec![vec![column]])),
+        };
+        let [few, many] = ACTIVE;
         for peer in peers {
-            let per = |n: f64, of: usize| vec![n / of as f64];
-            let add = count(peer, "add", 1)?;
-            let again = count(peer, "add", 2)? - add;
-            for (phase, figure) in [
-                ("make", per(count(peer, "make", 1)?, work.pairs)),
-                ("add", per(add, work.pairs)),
-                ("add again", per(again, work.pairs)),
-                ("call", per(count(peer, "call", 1)?, work.writes + work.active)),
-                ("delete", per(count(peer, "delete", 1)?, work.pairs)),
-                ("free", per(count(peer, "free", 1)?, work.pairs)),
-            ] {
-                table.entry(phase).or_default().push(figure);
-            }
+            let pairs = work.pairs as f64;
+            let calls = |active| (work.writes + active) as f64;
+            let first = count(peer, "add", few, 1)?;
+            add("make", count(peer, "make", few, 1)? / pairs);
+            add("add", first / pairs);
+            add("add again", (count(peer, "add", few, 2)? - first) / pairs);
+            add("call/1", count(peer, "call", few, 1)? / calls(few));
+            add("call/100", count(peer, "call", many, 1)? / calls(many));
+            add("delete", count(peer, "delete", few, 1)? / pairs);
+            add("free", count(peer, "free", few, 1)? / pairs);
         }
-        print(peers, work, &table, "insns");
+        print(peers, work, "", &table, "insns");
     }
     Ok(())
 }
@@ -386,7 +393,7 @@ fn system_calls(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
                 }
             }
             let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
-            println!("  {:<10} {}", peer.name, counts.join(", "));
+            println!("  {:<11} {}", peer.name, counts.join(", "));
         }
     }
     Ok(())

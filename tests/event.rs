@@ -2,6 +2,7 @@
 
 mod common;
 
+use common::proc::descriptors;
 use common::{Wakes, backend, in_a_process_of_its_own, skip_if, tcp_pair};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
@@ -1058,6 +1059,22 @@ fn a_watch_can_wait_for_something_else_and_moves_on_when_its_reactor_stops() {
     });
     drop(watch);
     Async::new(ours).unwrap();
+}
+
+#[test]
+fn a_watch_that_has_moved_on_keeps_nothing_of_the_reactor_that_stopped() {
+    let name = "a_watch_that_has_moved_on_keeps_nothing_of_the_reactor_that_stopped";
+    in_a_process_of_its_own(name, || {
+        let (ours, _theirs) = pair();
+        let mut watch = LocalExecutor::new()
+            .unwrap()
+            .enter(|| Watch::new(&ours, Interest::READ, Trigger::Level).unwrap());
+        let executor = LocalExecutor::new().unwrap();
+        let before = descriptors();
+        executor.enter(|| watch.set_interest(Interest::READ | Interest::WRITE).unwrap());
+        assert!(descriptors() < before, "{before}");
+        assert_eq!(executor.reactor().sources_alive(), 1);
+    });
 }
 
 #[test]

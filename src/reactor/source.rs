@@ -208,7 +208,10 @@ impl Source {
 
     fn move_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
         current::with_reactor(|reactor| {
-            self.move_by(home, reactor, |make| reactor.add_watch(self.fd, watched, make))
+            self.move_by(home, reactor, |make| reactor.add_watch(self.fd, watched, make))?;
+            // Nothing keeps the one that has stopped.
+            lock(&self.home).reactor = reactor.clone();
+            Ok(())
         })
     }
 

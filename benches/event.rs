@@ -30,9 +30,9 @@ const PAIRS: [usize; 3] = [100, 1000, 10_000];
 /// How many bytes travel at a time.
 const ACTIVE: [usize; 2] = [1, 100];
 /// How many are written in all.
-const WRITES: usize = 20_000;
+const WRITES: usize = 5_000;
 /// How often all are added and deleted again in a process.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 12;
 /// How many processes of each.
 const RUNS: usize = 7;
 

@@ -1,87 +1,405 @@
-//! `wakewheel::event` in the manner of libevent's own benchmark (`test/bench.c`): pairs of sockets, each with a persistent
-//! reader; a number of bytes travel along the chain, each callback reading one and writing one to the next pair.
+//! `wakewheel::event` beside libevent and libuv, in the manner of libevent's own benchmark (`test/bench.c`): pairs of
+//! sockets, each with a persistent, level-triggered reader; a number of bytes travel along the chain of pairs, each callback
+//! reading one and writing one to the next pair.
 //!
-//! ```text
-//! cargo bench --bench event    # 20,000 descriptors, ulimit -n
-//! ```
+//!     cargo bench --bench event              nanoseconds (CPU time, of the kernel as well)
+//!     cargo bench --bench event -- insns     instructions, without those of the kernel (valgrind); exact
+//!     cargo bench --bench event -- syscalls  system calls (strace); exact
+//!
+//! The others are the C programs in `event/`, which are compiled if their library is there (Debian: libevent-dev,
+//! libuv1-dev); `libevent mt` is libevent with its locks, which it needs as soon as another thread stops the loop, as any
+//! thread can stop ours. All are measured in the same way: a process for each run, the programs taking turns; in it the
+//! readers are made, and then added, called and deleted [`ROUNDS`] times. The tables have medians and, for the others, the
+//! median of the ratio to ours within a turn (above 1: ours is cheaper).
+//!
+//! "add" is the first time, when the library gets its memory. It and "delete" end with an iteration that does not wait: libuv
+//! tells the kernel only then what was added.
 
 use std::cell::Cell;
-use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use wakewheel::event::{Base, Event, Kinds, Run};
 
+const PAIRS: [usize; 3] = [100, 1000, 10_000];
 /// How many bytes travel at a time.
-const ACTIVE: usize = 100;
+const ACTIVE: [usize; 2] = [1, 100];
 /// How many are written in all.
-const WRITES: usize = 100_000;
-const ROUNDS: usize = 5;
+const WRITES: usize = 5_000;
+/// How often all are added and deleted again in a process.
+const ROUNDS: usize = 12;
+/// How many processes of each.
+const RUNS: usize = 7;
 
-fn main() {
-    println!("{:>8} {:>12} {:>12} {:>16}", "pairs", "add ns", "delete ns", "ns per callback");
-    for pairs in [100, 1000, 9_900] {
-        let mut best = [f64::MAX; 3];
-        for _ in 0..ROUNDS {
-            match round(pairs) {
-                Ok(figures) => {
-                    for (best, figure) in best.iter_mut().zip(figures) {
-                        *best = best.min(figure);
-                    }
-                }
-                Err(e) => return println!("{pairs:>8} {e}: more descriptors are needed (ulimit -n)"),
-            }
-        }
-        println!("{pairs:>8} {:>12.0} {:>12.0} {:>16.0}", best[0], best[1], best[2]);
+const PHASES: [&str; 6] = ["make", "add", "add again", "call", "delete", "free"];
+
+// ------------------------------------------------------------------------------------------------ our side
+
+#[derive(Clone, Copy)]
+struct Work {
+    pairs: usize,
+    active: usize,
+    writes: usize,
+    rounds: usize,
+    /// Each reader has an idle time-out as well.
+    timeouts: bool,
+}
+
+impl Work {
+    fn args(&self) -> [String; 5] {
+        [self.pairs, self.active, self.writes, self.rounds, usize::from(self.timeouts)].map(|n| n.to_string())
+    }
+
+    fn from_args(args: &[String]) -> Option<Work> {
+        let numbers: Vec<usize> = args.iter().map_while(|arg| arg.parse().ok()).collect();
+        let &[pairs, active, writes, rounds, timeouts] = &numbers[..] else { return None };
+        Some(Work { pairs, active, writes, rounds, timeouts: timeouts != 0 })
     }
 }
 
-/// Nanoseconds: to add one, to delete one, for one callback.
-fn round(pairs: usize) -> std::io::Result<[f64; 3]> {
-    let base = Base::new()?;
-    let sockets = (0..pairs).map(|_| UnixStream::pair()).collect::<Result<Vec<_>, _>>()?;
-    let sockets = Rc::new(sockets);
-    let left = Rc::new(Cell::new(WRITES));
-    let called = Rc::new(Cell::new(0));
-    let kinds = Kinds::READ | Kinds::PERSIST | Kinds::TIMEOUT;
-    let events: Vec<_> = (0..pairs)
-        .map(|i| {
-            let (sockets, left, called) = (sockets.clone(), left.clone(), called.clone());
-            let fd = sockets[i].0.as_raw_fd();
-            Event::new(&base, fd, kinds, move |_, _| {
-                called.set(called.get() + 1);
-                let mut byte = [0];
-                (&sockets[i].0).read_exact(&mut byte).expect("it is readable");
-                if left.get() > 0 {
-                    left.set(left.get() - 1);
-                    (&sockets[(i + 1) % pairs].1).write_all(&byte).expect("there is room");
-                }
-            })
-        })
-        .collect();
+struct Side {
+    work: Work,
+    base: Base,
+    events: Vec<Event>,
+    chain: Rc<Chain>,
+}
 
-    let per = |time: Duration, n: usize| time.as_nanos() as f64 / n as f64;
-    let started = Instant::now();
-    for event in &events {
+struct Chain {
+    base: Base,
+    sockets: Vec<(OwnedFd, OwnedFd)>,
+    left: Cell<usize>,
+    /// Callbacks to come.
+    to_call: Cell<usize>,
+}
+
+impl Chain {
+    fn give(&self, i: usize) {
+        // SAFETY: one byte that lives through the call.
+        let sent = unsafe { libc::send(self.sockets[i].1.as_raw_fd(), b"e".as_ptr().cast(), 1, 0) };
+        assert_eq!(sent, 1, "send: {}", io::Error::last_os_error());
+    }
+
+    fn take(&self, i: usize) {
+        let mut byte = 0u8;
+        // SAFETY: one byte that lives through the call.
+        let read = unsafe { libc::recv(self.sockets[i].0.as_raw_fd(), (&raw mut byte).cast(), 1, 0) };
+        assert_eq!(read, 1, "recv: {}", io::Error::last_os_error());
+        if self.left.get() > 0 {
+            self.left.set(self.left.get() - 1);
+            self.give(if i + 1 < self.sockets.len() { i + 1 } else { 0 });
+        }
+        self.to_call.set(self.to_call.get() - 1);
+        if self.to_call.get() == 0 {
+            self.base.shutdown();
+        }
+    }
+}
+
+// Functions of these names are what valgrind counts the instructions of.
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn phase_make(side: &mut Side) {
+    let kinds = Kinds::READ | Kinds::PERSIST | if side.work.timeouts { Kinds::TIMEOUT } else { Kinds::NONE };
+    side.events.extend((0..side.work.pairs).map(|i| {
+        let chain = side.chain.clone();
+        let fd = chain.sockets[i].0.as_raw_fd();
+        Event::new(&side.base, fd, kinds, move |_, _| chain.take(i))
+    }));
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn phase_add(side: &mut Side) {
+    for event in &side.events {
         event.attach(Some(Duration::from_secs(10))).expect("it is free");
     }
-    let add = per(started.elapsed(), pairs);
-    base.run(Run::NonBlocking)?;
+    side.base.run(Run::NonBlocking).expect("the loop");
+}
 
-    let active = ACTIVE.min(pairs);
-    for i in 0..active {
-        (&sockets[i * (pairs / active)].1).write_all(b"e")?;
-    }
-    let started = Instant::now();
-    while called.get() < WRITES + active {
-        base.run(Run::Once)?;
-    }
-    let call = per(started.elapsed(), WRITES + active);
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn phase_call(side: &mut Side) {
+    side.base.dispatch().expect("the loop");
+}
 
-    let started = Instant::now();
-    for event in &events {
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn phase_delete(side: &mut Side) {
+    for event in &side.events {
         event.detach().expect("it is attached");
     }
-    Ok([add, per(started.elapsed(), pairs), call])
+    side.base.run(Run::NonBlocking).expect("the loop");
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn phase_free(side: &mut Side) {
+    side.events.clear();
+}
+
+/// Prints the nanoseconds for one of each, like the C programs.
+fn run(work: Work) -> io::Result<()> {
+    descriptors_max();
+    let base = Base::new()?;
+    let mut sockets = Vec::new();
+    for _ in 0..work.pairs {
+        let (reader, writer) = UnixStream::pair()?;
+        reader.set_nonblocking(true)?;
+        writer.set_nonblocking(true)?;
+        sockets.push((reader.into(), writer.into()));
+    }
+    let (left, to_call) = Default::default();
+    let chain = Rc::new(Chain { base: base.clone(), sockets, left, to_call });
+    let side = &mut Side { work, base, events: Vec::with_capacity(work.pairs), chain };
+
+    measure("make", phase_make, side, work.pairs);
+    for round in 0..work.rounds {
+        measure(if round == 0 { "add" } else { "add again" }, phase_add, side, work.pairs);
+        let calls = work.writes + work.active;
+        side.chain.to_call.set(calls);
+        side.chain.left.set(work.writes);
+        (0..work.active).for_each(|i| side.chain.give(i * (work.pairs / work.active)));
+        measure("call", phase_call, side, calls);
+        measure("delete", phase_delete, side, work.pairs);
+    }
+    measure("free", phase_free, side, work.pairs);
+    Ok(())
+}
+
+fn measure(name: &str, phase: extern "C" fn(&mut Side), side: &mut Side, n: usize) {
+    let started = cpu_time();
+    phase(side);
+    println!("{name} {:.1}", (cpu_time() - started).as_nanos() as f64 / n as f64);
+}
+
+fn cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for the call to fill in.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// As many descriptors as may be. Says how many those are.
+fn descriptors_max() -> usize {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for the calls, to fill in and to read.
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit), 0);
+        limit.rlim_cur = limit.rlim_max;
+        assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0);
+    }
+    usize::try_from(limit.rlim_max).unwrap_or(usize::MAX)
+}
+
+// ---------------------------------------------------------------------------------------------- comparison
+
+/// One of those that are compared: we, first of all.
+struct Peer {
+    name: &'static str,
+    program: PathBuf,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    if let Some(work) = Work::from_args(&args) {
+        return Ok(run(work)?);
+    }
+    let mut peers = vec![Peer { name: "wakewheel", program: std::env::current_exe()? }];
+    for (name, source, packages, flag) in [
+        ("libevent", "libevent.c", &["libevent_core"][..], "-DNO_THREADS"),
+        ("libevent mt", "libevent.c", &["libevent_pthreads", "libevent_core"], "-DTHREADS"),
+        ("libuv", "libuv.c", &["libuv"], "-DNO_THREADS"),
+    ] {
+        match compile(source, packages, flag) {
+            Ok(program) => peers.push(Peer { name, program }),
+            Err(e) => println!("not compared with {name}: {e}"),
+        }
+    }
+    // Some are for the library, the output, and valgrind.
+    let pairs_max = descriptors_max().saturating_sub(40) / 2;
+    if pairs_max < PAIRS[PAIRS.len() - 1] {
+        println!("no more than {pairs_max} pairs at a time: more need more descriptors (ulimit -Hn)");
+    }
+    let pairs = PAIRS.map(|pairs| pairs.min(pairs_max));
+    match args.first().map(String::as_str) {
+        None => times(&peers, pairs),
+        Some("insns") => instructions(&peers, pairs),
+        Some("syscalls") => system_calls(&peers, pairs),
+        Some(other) => Err(format!("{other:?}: give nothing, or insns, or syscalls").into()),
+    }
+}
+
+fn compile(source: &str, packages: &[&str], flag: &str) -> Result<PathBuf, Box<dyn std::error::Error>> {
+    let flags = output(Command::new("pkg-config").args(["--cflags", "--libs"]).args(packages))?;
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{source}{flag}"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/event").join(source);
+    let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let mut command = Command::new(compiler);
+    output(command.args(["-O2", flag]).arg(source).arg("-o").arg(&program).args(flags.split_whitespace()))?;
+    Ok(program)
+}
+
+/// What it prints, if it succeeds.
+fn output(command: &mut Command) -> Result<String, Box<dyn std::error::Error>> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|e| format!("{name}: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()).into());
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// For each phase, what there is of each peer.
+type Table = Vec<(&'static str, Vec<Vec<f64>>)>;
+
+fn works(pairs: [usize; 3], writes: usize, rounds: usize) -> impl Iterator<Item = Work> {
+    [false, true].into_iter().flat_map(move |timeouts| {
+        ACTIVE.into_iter().flat_map(move |active| {
+            pairs.into_iter().map(move |pairs| Work { pairs, active, writes, rounds, timeouts })
+        })
+    })
+}
+
+fn times(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut growth = Vec::new();
+    for work in works(pairs, WRITES, ROUNDS) {
+        let mut table: Table = PHASES.map(|phase| (phase, vec![Vec::new(); peers.len()])).into();
+        for _ in 0..RUNS {
+            for (i, peer) in peers.iter().enumerate() {
+                let text = output(Command::new(&peer.program).args(work.args()))?;
+                let figures = figures(&text)?;
+                for (phase, columns) in &mut table {
+                    columns[i].push(median(figures.get(phase).ok_or("a phase is missing")?));
+                }
+            }
+        }
+        print(peers, work, &format!(", {} active", work.active), &table, "ns");
+        growth.push((work, table));
+    }
+    print_growth(peers, &growth);
+    Ok(())
+}
+
+/// Lines of a phase and a figure.
+fn figures(text: &str) -> Result<BTreeMap<&str, Vec<f64>>, Box<dyn std::error::Error>> {
+    let mut figures = BTreeMap::<&str, Vec<f64>>::new();
+    for line in text.lines() {
+        let (phase, figure) = line.rsplit_once(' ').ok_or("a line without a figure")?;
+        figures.entry(phase).or_default().push(figure.parse()?);
+    }
+    Ok(figures)
+}
+
+fn median(figures: &[f64]) -> f64 {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+fn print(peers: &[Peer], work: Work, active: &str, table: &Table, unit: &str) {
+    let with = if work.timeouts { ", with idle time-outs" } else { "" };
+    println!("\n{} pairs{active}{with}", work.pairs);
+    print!("  {unit:<10}");
+    peers.iter().for_each(|peer| print!(" {:>11} {:>5}", peer.name, ""));
+    println!();
+    for (phase, columns) in table {
+        print!("  {phase:<10} {:>11.0} {:>5}", median(&columns[0]), "");
+        for column in &columns[1..] {
+            let ratios: Vec<f64> = column.iter().zip(&columns[0]).map(|(other, ours)| other / ours).collect();
+            print!(" {:>11.0} {:>5.2}", median(column), median(&ratios));
+        }
+        println!();
+    }
+}
+
+/// What one of each costs with the most pairs, in terms of what it costs with the fewest.
+fn print_growth(peers: &[Peer], tables: &[(Work, Table)]) {
+    println!("\ngrowth from {} pairs to {}", tables[0].0.pairs, tables[PAIRS.len() - 1].0.pairs);
+    for tables in tables.chunks(PAIRS.len()) {
+        let (few, many) = (&tables[0], &tables[PAIRS.len() - 1]);
+        let with = if few.0.timeouts { ", with idle time-outs" } else { "" };
+        for ((phase, few_ns), (_, many_ns)) in few.1.iter().zip(&many.1) {
+            if ["add again", "call", "delete"].contains(phase) {
+                print!("  {phase:<10} {:>3} active{with:<22}", few.0.active);
+                for (peer, (few, many)) in peers.iter().zip(few_ns.iter().zip(many_ns)) {
+                    print!(" {} {:.2}", peer.name, median(many) / median(few));
+                }
+                println!();
+            }
+        }
+    }
+}
+
+fn instructions(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Error>> {
+    for work in works(pairs, 5000, 1).filter(|work| work.active == ACTIVE[0]) {
+        let count = |peer: &Peer, phase: &str, active, rounds| -> Result<f64, Box<dyn std::error::Error>> {
+            let mut command = Command::new("valgrind");
+            command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
+            command.arg(format!("--toggle-collect=phase_{phase}"));
+            command.arg(&peer.program).args(Work { active, rounds, ..work }.args());
+            let output = command.output().map_err(|e| format!("valgrind: {e}"))?;
+            let text = String::from_utf8_lossy(&output.stderr);
+            let counted = text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
+            Ok(counted.ok_or_else(|| format!("valgrind: {}", text.trim()))?)
+        };
+        let mut table: Table = Vec::new();
+        let mut add = |phase, column| match table.iter_mut().find(|(other, _)| *other == phase) {
+            Some((_, columns)) => columns.push(vec![column]),
+            None => table.push((phase, vec![vec![column]])),
+        };
+        let [few, many] = ACTIVE;
+        for peer in peers {
+            let pairs = work.pairs as f64;
+            let calls = |active| (work.writes + active) as f64;
+            let first = count(peer, "add", few, 1)?;
+            add("make", count(peer, "make", few, 1)? / pairs);
+            add("add", first / pairs);
+            add("add again", (count(peer, "add", few, 2)? - first) / pairs);
+            add("call/1", count(peer, "call", few, 1)? / calls(few));
+            add("call/100", count(peer, "call", many, 1)? / calls(many));
+            add("delete", count(peer, "delete", few, 1)? / pairs);
+            add("free", count(peer, "free", few, 1)? / pairs);
+        }
+        print(peers, work, "", &table, "insns");
+    }
+    Ok(())
+}
+
+fn system_calls(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Error>> {
+    // Their number is what it is for any number of pairs.
+    const ROUNDS: usize = 2;
+    for work in works(pairs, 2000, ROUNDS).filter(|work| work.pairs == pairs[1]) {
+        let with = if work.timeouts { ", with idle time-outs" } else { "" };
+        println!(
+            "\n{} pairs, {} active{with}, {ROUNDS} rounds, {} writes",
+            work.pairs, work.active, work.writes
+        );
+        for peer in peers {
+            let mut command = Command::new("strace");
+            command.args(["-f", "-c", "-U", "calls,name", "--"]).arg(&peer.program).args(work.args());
+            let output = command.output().map_err(|e| format!("strace: {e}"))?;
+            let text = String::from_utf8_lossy(&output.stderr);
+            let mut counts = BTreeMap::new();
+            for line in text.lines() {
+                let mut words = line.split_whitespace();
+                if let (Some(Ok(n)), Some(name)) = (words.next().map(str::parse::<u64>), words.next()) {
+                    // What the pairs themselves and the start of the program cost is no matter here.
+                    let is_ours =
+                        name.starts_with("epoll_") || ["recvfrom", "sendto", "write"].contains(&name);
+                    if is_ours && n > ROUNDS as u64 {
+                        counts.insert(name.to_owned(), n);
+                    }
+                }
+            }
+            let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            println!("  {:<11} {}", peer.name, counts.join(", "));
+        }
+    }
+    Ok(())
 }

@@ -8,13 +8,13 @@
 //! time-out closes a connection that is idle for a minute. Ctrl-C is an event, too.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 use std::{cell::RefCell, rc::Rc};
-use wakewheel::event::{Base, Event, Kinds};
+use wakewheel::event::{self, Base, Event, Kinds};
 
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -40,9 +40,20 @@ fn main() -> io::Result<()> {
         let conns = conns.clone();
         move |event, _| {
             let base = event.base().expect("it runs");
-            while let Ok((stream, _)) = listener.accept() {
-                if let Err(e) = open(&base, &conns, stream) {
-                    eprintln!("a connection: {e}");
+            loop {
+                match listener.accept() {
+                    Ok((stream, _)) => {
+                        if let Err(e) = open(&base, &conns, stream) {
+                            eprintln!("a connection: {e}");
+                        }
+                    }
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                    // Of a client that has gone already.
+                    Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                    Err(e) => {
+                        eprintln!("no connection is accepted for a while: {e}");
+                        return pause(event).unwrap_or_else(|e| eprintln!("no more connections: {e}"));
+                    }
                 }
             }
         }
@@ -56,6 +67,17 @@ fn main() -> io::Result<()> {
     base.dispatch()?;
     println!("{} connections are left", conns.borrow().len());
     Ok(())
+}
+
+/// No descriptors are left, most likely. The listener stays readable, so it is left alone until some may have been closed.
+fn pause(accept: &Event) -> Result<(), event::Error> {
+    const PAUSE: Duration = Duration::from_millis(200);
+    accept.detach()?;
+    let accept = accept.clone();
+    let base = accept.base().expect("it runs");
+    let go_on =
+        move |_: &Event| accept.attach(None).unwrap_or_else(|e| eprintln!("no more connections: {e}"));
+    Event::timer(&base, go_on).attach(Some(PAUSE))
 }
 
 fn open(base: &Base, conns: &Conns, stream: TcpStream) -> io::Result<()> {
@@ -114,8 +136,8 @@ fn echo(conn: &mut Conn) -> ControlFlow<()> {
         };
         match result {
             Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return ControlFlow::Continue(()),
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == ErrorKind::WouldBlock => return ControlFlow::Continue(()),
             Err(_) => return ControlFlow::Break(()),
         }
     }

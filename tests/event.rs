@@ -2,15 +2,19 @@
 
 mod common;
 
-use common::{backend, in_a_process_of_its_own, skip_if, tcp_pair};
+use common::proc::descriptors;
+use common::{Wakes, backend, in_a_process_of_its_own, skip_if, tcp_pair};
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 use wakewheel::event::{Base, Error, Event, Kinds, Priority, Run};
@@ -694,6 +698,39 @@ fn an_attempt_to_take_a_descriptor_does_not_disturb_the_one_who_has_it() {
 }
 
 #[test]
+fn a_descriptor_that_was_detached_is_free_and_can_come_back() {
+    let base = Base::new().unwrap();
+    let (ours, mut theirs) = pair();
+    theirs.write_all(b"x").unwrap();
+    for trigger in [Kinds::NONE, EDGE, Kinds::NONE] {
+        let log = Log::default();
+        let reader = Event::new(&base, ours.as_raw_fd(), READ | PERSIST | trigger, log.of("reader"));
+        for _ in 0..2 {
+            reader.attach(None).unwrap();
+            assert_eq!(iterate(&base, 2), if trigger == EDGE { 1 } else { 2 });
+            reader.detach().unwrap();
+            assert_eq!(base.executor().reactor().sources_alive(), 0);
+            assert_eq!(iterate(&base, 2), 0);
+            let taken = Async::new(ours.try_clone().unwrap()).unwrap();
+            drop(taken);
+        }
+        if cfg!(wakewheel_libkqueue) {
+            // It cannot tell whether one filter of a descriptor is there.
+            continue;
+        }
+        let other = Base::new().unwrap();
+        let taken = Event::new(&other, ours.as_raw_fd(), WRITE, |_, _| {});
+        taken.attach(None).unwrap();
+        assert!(matches!(reader.attach(None), Err(Error::Exists)));
+        assert!(!reader.is_attached());
+        taken.detach().unwrap();
+        reader.attach(None).unwrap();
+        assert_eq!(iterate(&base, 1), 1);
+        reader.detach().unwrap();
+    }
+}
+
+#[test]
 fn edge_and_level_on_one_descriptor_are_refused() {
     let base = Base::new().unwrap();
     let (ours, _theirs) = pair();
@@ -795,6 +832,58 @@ fn busy_futures_do_not_keep_events_from_being_called() {
     let timer = Event::timer(&base, |event| event.base().unwrap().shutdown());
     timer.attach(Some(ms(5))).unwrap();
     base.dispatch().unwrap();
+}
+
+#[test]
+fn what_happens_while_only_the_executor_runs_is_told_by_the_next_iteration() {
+    for again in [false, true] {
+        let base = Base::new().unwrap();
+        let (ours, mut theirs) = pair();
+        let log = Log::default();
+        let reader = Event::new(&base, ours.as_raw_fd(), READ | PERSIST | EDGE, log.of("reader"));
+        let timer = Event::new(&base, -1, TIMEOUT, log.of("timer"));
+        reader.attach(None).unwrap();
+        timer.attach(Some(ms(1))).unwrap();
+        theirs.write_all(b"x").unwrap();
+        base.executor().block_on(wakewheel::sleep(ms(5)));
+        if again {
+            reader.detach().unwrap();
+            reader.attach(None).unwrap();
+        }
+        assert_eq!(iterate(&base, 3), 2);
+        assert_eq!(log.take(), [("reader", READ), ("timer", TIMEOUT)]);
+        // And what happens then.
+        theirs.write_all(b"y").unwrap();
+        assert_eq!(base.run(Run::Once).unwrap(), 1);
+        assert_eq!(log.take(), [("reader", READ)]);
+    }
+}
+
+#[test]
+fn a_base_can_run_in_a_callback_of_another_one() {
+    let (outer, inner) = (Base::new().unwrap(), Base::new().unwrap());
+    let log = Log::default();
+    let (ours, mut theirs) = pair();
+    theirs.write_all(b"x").unwrap();
+    let reader = Event::new(&outer, ours.as_raw_fd(), READ, log.of("outer"));
+    let timer = Event::timer(&inner, {
+        let (log, outer) = (log.clone(), outer.clone());
+        move |timer| {
+            log.of("inner")(timer, TIMEOUT);
+            // On the outer one, which waits meanwhile for this to return.
+            reader.attach(None).unwrap();
+            Event::new(&outer, -1, TIMEOUT, log.of("outer timer")).attach(Some(ms(1))).unwrap();
+        }
+    });
+    timer.attach(Some(ms(1))).unwrap();
+    Event::timer(&outer, move |_| assert_eq!(inner.run(Run::Once).unwrap(), 1)).attach(Some(ms(0))).unwrap();
+    assert_eq!(iterate(&outer, 1), 1);
+    assert_eq!(log.names(), ["inner"]);
+    let mut called = 0;
+    while called < 2 {
+        called += outer.run(Run::Once).unwrap();
+    }
+    assert_eq!(log.names(), ["outer", "outer timer"]);
 }
 
 // -------------------------------------------------------------------------------------------- signals
@@ -970,6 +1059,137 @@ fn a_watch_can_wait_for_something_else_and_moves_on_when_its_reactor_stops() {
     });
     drop(watch);
     Async::new(ours).unwrap();
+}
+
+#[test]
+fn a_watch_that_has_moved_on_keeps_nothing_of_the_reactor_that_stopped() {
+    let name = "a_watch_that_has_moved_on_keeps_nothing_of_the_reactor_that_stopped";
+    in_a_process_of_its_own(name, || {
+        let (ours, _theirs) = pair();
+        let mut watch = LocalExecutor::new()
+            .unwrap()
+            .enter(|| Watch::new(&ours, Interest::READ, Trigger::Level).unwrap());
+        let executor = LocalExecutor::new().unwrap();
+        let before = descriptors();
+        executor.enter(|| watch.set_interest(Interest::READ | Interest::WRITE).unwrap());
+        assert!(descriptors() < before, "{before}");
+        assert_eq!(executor.reactor().sources_alive(), 1);
+    });
+}
+
+#[test]
+fn a_watch_for_nothing_is_not_registered() {
+    for trigger in [Trigger::Level, Trigger::Edge] {
+        let executor = LocalExecutor::new().unwrap();
+        let (ours, mut theirs) = pair();
+        let mut watch = executor.enter(|| Watch::new(&ours, Interest::NONE, trigger).unwrap());
+        let alive = || executor.reactor().sources_alive();
+        assert_eq!(alive(), 0);
+        let cx = &mut Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            theirs.write_all(b"a").unwrap();
+            executor.turn(Some(Duration::ZERO)).unwrap();
+            assert!(watch.poll_ready(cx).is_pending());
+            // Somebody else may have it.
+            drop(executor.enter(|| Watch::new(&ours, Interest::READ, Trigger::Level).unwrap()));
+
+            watch.set_interest(Interest::READ).unwrap();
+            assert_eq!(alive(), 1);
+            assert!(watch.poll_ready(cx).is_pending(), "nothing is known yet");
+            executor.turn(Some(Duration::from_secs(10))).unwrap();
+            assert!(matches!(watch.poll_ready(cx), Poll::Ready(Ok(Interest::READ))));
+            let _ = watch.poll_ready(cx);
+            executor.turn(Some(Duration::ZERO)).unwrap();
+            // What is known then is not known any more when it is registered again.
+            watch.set_interest(Interest::NONE).unwrap();
+            watch.set_interest(Interest::NONE).unwrap();
+            assert_eq!(alive(), 0);
+            read_all(&ours);
+        }
+        let taken = executor.enter(|| Watch::new(&ours, Interest::READ, Trigger::Level).unwrap());
+        if !cfg!(wakewheel_libkqueue) {
+            let e = watch.set_interest(Interest::READ).unwrap_err();
+            assert_eq!(e.kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(watch.interest(), Interest::NONE);
+        }
+        drop(taken);
+        // Its reactor has gone: it finds another.
+        drop(executor);
+        theirs.write_all(b"b").unwrap();
+        let executor = LocalExecutor::new().unwrap();
+        executor.block_on(async {
+            watch.set_interest(Interest::READ).unwrap();
+            assert_eq!(watch.ready().await.unwrap(), Interest::READ);
+        });
+        assert_eq!(executor.reactor().sources_alive(), 1);
+    }
+}
+
+#[test]
+fn a_watch_that_is_taken_from_waits_on() {
+    for (interest, trigger) in [
+        (Interest::READ, Trigger::Level),
+        (Interest::READ, Trigger::Edge),
+        (Interest::READ | Interest::CLOSED, Trigger::Level),
+        (Interest::CLOSED, Trigger::Level),
+    ] {
+        let executor = LocalExecutor::new().unwrap();
+        let (ours, mut theirs) = pair();
+        let mut watch = executor.enter(|| Watch::new(&ours, interest, trigger).unwrap());
+        let (wakes, waker) = Wakes::new();
+        let cx = &mut Context::from_waker(&waker);
+        assert!(watch.take(cx).is_pending());
+        if interest.contains(Interest::READ) {
+            for round in 1..4 {
+                theirs.write_all(b"a").unwrap();
+                executor.turn(Some(Duration::from_secs(10))).unwrap();
+                assert_eq!(wakes.count(), round);
+                assert!(matches!(watch.take(cx), Poll::Ready(Ok(Interest::READ))));
+                assert!(watch.take(cx).is_pending());
+                read_all(&ours);
+            }
+        }
+        let before = wakes.count();
+        drop(theirs);
+        executor.turn(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(wakes.count(), before + 1);
+        match watch.take(cx) {
+            Poll::Ready(Ok(found)) => assert_eq!(found, interest),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_waker_that_a_turn_has_noted_is_not_woken_and_stays() {
+    let executor = LocalExecutor::new().unwrap();
+    let (ours, mut theirs) = pair();
+    let mut watch =
+        executor.enter(|| Watch::new(&ours, Interest::READ | Interest::WRITE, Trigger::Level).unwrap());
+    let (mine, waker) = Wakes::new();
+    let (others, other) = Wakes::new();
+    let cx = &mut Context::from_waker(&waker);
+    let mut timer = Box::pin(wakewheel::sleep(ms(1)));
+    executor.enter(|| assert!(timer.as_mut().poll(&mut Context::from_waker(&other)).is_pending()));
+    assert!(watch.take(cx).is_pending());
+    let handles = Arc::strong_count(&mine);
+    theirs.write_all(b"a").unwrap();
+    let mut noted = 0;
+    while noted < 10 || others.count() == 0 {
+        executor
+            .turn_with(Some(ms(1)), |waker_of| {
+                let is_mine = waker_of.will_wake(&waker);
+                noted += usize::from(is_mine);
+                is_mine
+            })
+            .unwrap();
+        assert!(watch.take(cx).is_ready());
+    }
+    assert_eq!((mine.count(), others.count()), (0, 1));
+    assert_eq!(Arc::strong_count(&mine), handles, "no clones");
+    // Who is not noted is woken.
+    executor.turn_with(Some(ms(1)), |_| false).unwrap();
+    assert!(mine.count() > 0);
 }
 
 #[test]

@@ -499,6 +499,71 @@ fn event_echo_gives_back_and_ends_by_a_signal() {
     }
 }
 
+/// Four clients that connect so many times, one after the other, with 512 bytes each way.
+#[test]
+fn event_echo_serves_a_flood_of_connections() {
+    let connections_each = if cfg!(debug_assertions) { 500 } else { 2500 };
+    let program = Program::start("event_echo", &["127.0.0.1:0"]);
+    let addr = program.tcp_addr();
+    let bytes: Vec<u8> = (0..512).map(|i| i as u8).collect();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..connections_each {
+                    let mut client = connect(addr);
+                    client.write_all(&bytes).unwrap();
+                    let mut answer = [0; 512];
+                    client.read_exact(&mut answer).unwrap();
+                    assert!(answer == *bytes);
+                    client.shutdown(Shutdown::Write).unwrap();
+                    assert_eq!(client.read(&mut answer).unwrap(), 0);
+                }
+            });
+        }
+    });
+    program.signal(libc::SIGINT);
+    assert_eq!(program.line(), "0 connections are left");
+    assert_eq!(program.wait().1, "");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn event_echo_without_descriptors_left_waits_and_goes_on_later() {
+    let program = Program::start("event_echo", &["127.0.0.1:0"]);
+    let addr = program.tcp_addr();
+    let limit = libc::rlimit { rlim_cur: 16, rlim_max: 16 };
+    // SAFETY: `limit` is valid for reads, and nothing is written.
+    let result = unsafe {
+        libc::prlimit(program.id() as libc::pid_t, libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut())
+    };
+    assert_eq!(result, 0);
+    let clients: Vec<_> = (0..40).map(|_| connect(addr)).collect();
+    let ticks = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", program.id())).unwrap();
+        let fields: Vec<u64> = stat
+            .rsplit_once(')')
+            .unwrap()
+            .1
+            .split_whitespace()
+            .map_while(|field| field.parse().ok().or(Some(0)))
+            .collect();
+        fields[11] + fields[12]
+    };
+    let before = ticks();
+    thread::sleep(Duration::from_secs(1));
+    let used = ticks() - before;
+    assert!(used <= 5, "{used} of 100 ticks: it spins");
+    drop(clients);
+    let mut late = connect(addr);
+    late.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    late.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"hello");
+    program.signal(libc::SIGINT);
+    assert_eq!(program.line(), "1 connections are left");
+    assert!(program.wait().1.starts_with("no connection is accepted for a while: "));
+}
+
 #[test]
 fn event_timers_ends_after_silence_or_by_a_signal() {
     let program = Program::start("event_timers", &["127.0.0.1:0"]);

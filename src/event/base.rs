@@ -1,6 +1,7 @@
 //! The loop: what it waits in, and the order in which callbacks are called.
 
-use super::file::{Bell, Caught, File, Rung};
+use super::bell::{Bells, Key};
+use super::file::{Caught, File};
 use super::one::Inner;
 use super::{Error, Kinds};
 use crate::executor::{LocalExecutor, Task};
@@ -8,12 +9,11 @@ use crate::reactor;
 use crate::time::now;
 use slab::Slab;
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::RawFd;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
@@ -71,12 +71,13 @@ impl Base {
         let handle = BaseHandle { stop: Arc::default(), reactor: executor.reactor() };
         Base(Rc::new(Core {
             places: RefCell::default(),
-            files: RefCell::default(),
+            by_fd: RefCell::default(),
             signals: RefCell::default(),
             queues: RefCell::default(),
-            rung: Arc::default(),
+            bells: Bells::new(),
             room: Cell::default(),
             is_running: Cell::new(false),
+            is_calling: Cell::new(false),
             now: Cell::new(None),
             handle,
             executor,
@@ -94,10 +95,12 @@ impl Base {
     /// If it runs already, further up on this thread; if a callback does.
     pub fn dispatch(&self) -> io::Result<()> {
         let _running = self.0.start();
-        while !self.0.is_stopped() {
-            self.0.iterate(None)?;
-        }
-        Ok(())
+        self.0.executor.enter(|| {
+            while !self.0.is_stopped() {
+                self.0.iterate(None)?;
+            }
+            Ok(())
+        })
     }
 
     /// Runs for a while. Returns how many callbacks were called. After a [`shutdown`](Base::shutdown) it returns at once.
@@ -115,16 +118,18 @@ impl Base {
             Run::Once => None,
             Run::NonBlocking => Some(Duration::ZERO),
         };
-        let mut called = 0;
-        while !self.0.is_stopped() {
-            called += self.0.iterate(timeout)?;
-            if called > 0 || run == Run::NonBlocking {
-                // A request that came meanwhile has been fulfilled.
-                self.0.is_stopped();
-                break;
+        self.0.executor.enter(|| {
+            let mut called = 0;
+            while !self.0.is_stopped() {
+                called += self.0.iterate(timeout)?;
+                if called > 0 || run == Run::NonBlocking {
+                    // A request that came meanwhile has been fulfilled.
+                    self.0.is_stopped();
+                    break;
+                }
             }
-        }
-        Ok(called)
+            Ok(called)
+        })
     }
 
     /// The loop returns, without an error, as soon as the callback that runs has. If it does not run, the next
@@ -140,10 +145,10 @@ impl Base {
         self.0.handle.clone()
     }
 
-    /// The time at which the current iteration has collected its events, if this is called in one; else the time. (For
-    /// logs and the like. Deadlines are counted from the moment of [`attach`](super::Event::attach).)
+    /// The time, which in an iteration is read once, when it is first wanted, and stays the same for all of its callbacks.
+    /// (For logs and the like. Deadlines are counted from the moment of [`attach`](super::Event::attach).)
     pub fn now(&self) -> Instant {
-        self.0.now.get().unwrap_or_else(|| self.0.executor.enter(now))
+        self.0.executor.enter(|| self.0.now())
     }
 
     /// Starts a future, which runs between the events.
@@ -174,38 +179,52 @@ impl Base {
 impl fmt::Debug for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Base")
-            .field("descriptors", &self.0.files.borrow().len())
+            .field("places", &self.0.places.borrow().len())
             .field("executor", &self.0.executor)
             .finish_non_exhaustive()
     }
 }
 
-/// Events that were collected, with their tickets.
-type Queue = VecDeque<(Rc<Inner>, u64)>;
+/// Events that were collected, with their tickets, by priority.
+type Queues = [VecDeque<(Rc<Inner>, u64)>; 3];
 
-/// What a bell belongs to.
-enum Place {
-    /// Its owner is being made.
-    Reserved,
-    File(Rc<File>),
-    Signal(Rc<Caught>),
-    /// The second is there while the event is attached with a time: the base keeps it.
-    Timer(Weak<Inner>, Option<Rc<Inner>>),
+#[inline]
+fn activate(event: &Rc<Inner>, kinds: Kinds, queues: &mut Queues) {
+    if let Some(ticket) = event.activate(kinds) {
+        queues[event.priority.get() as usize].push_back((event.clone(), ticket));
+    }
 }
 
+/// What a bell belongs to. What is attached for several reasons has a place for its descriptor or signal, which it may share,
+/// and one for its time.
+enum Place {
+    File(File),
+    /// Boxed, because it is large and rare.
+    Signal(Box<Caught>),
+    Timer(Rc<Inner>),
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Place>() <= 64);
+
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
+///
+/// To attach an event allocates what its registration needs in the reactor, and nothing else once these lists have grown.
 pub(super) struct Core {
-    /// By the key of the bell. A bell that was rung for the last owner of a key makes the next one look in vain.
+    /// By the index in the key of the bell. They own what is attached.
     places: RefCell<Slab<Place>>,
-    files: RefCell<HashMap<RawFd, Rc<File>>>,
-    signals: RefCell<HashMap<RawFd, Rc<Caught>>>,
-    /// By priority.
-    queues: RefCell<[Queue; 3]>,
-    rung: Arc<Rung>,
+    /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
+    by_fd: RefCell<Vec<u32>>,
+    /// The indices of the places of signals.
+    signals: RefCell<Vec<usize>>,
+    queues: RefCell<Queues>,
+    bells: Bells,
     /// Room for those that were rung.
-    room: Cell<Vec<Arc<Bell>>>,
+    room: Cell<Vec<Key>>,
     is_running: Cell<bool>,
-    /// The time of this iteration.
+    /// It has collected, and calls.
+    is_calling: Cell<bool>,
+    /// The time of this iteration, if it was wanted.
     now: Cell<Option<Instant>>,
     handle: BaseHandle,
     /// Last: what is registered goes before.
@@ -218,7 +237,7 @@ struct Running<'a>(&'a Core);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.is_running.set(false);
-        self.0.now.set(None);
+        self.0.is_calling.set(false);
     }
 }
 
@@ -234,87 +253,79 @@ impl Core {
     }
 
     fn is_idle(&self) -> bool {
-        self.rung().is_empty() && self.queues.borrow().iter().all(VecDeque::is_empty)
+        self.bells.is_silent() && self.queues.borrow().iter().all(VecDeque::is_empty)
     }
 
-    fn rung(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Bell>>> {
-        self.rung.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-
-    /// Waits, collects, calls. Returns how many were called.
-    fn iterate(self: &Rc<Self>, timeout: Option<Duration>) -> io::Result<usize> {
-        self.now.set(None);
-        self.executor.turn(if self.is_idle() { timeout } else { Some(Duration::ZERO) })?;
-        self.executor.enter(|| {
-            self.collect()?;
-            Ok(self.call())
+    /// See [`Base::now`]. To be called in the executor.
+    fn now(&self) -> Instant {
+        let cached = self.now.get().filter(|_| self.is_calling.get());
+        cached.unwrap_or_else(|| {
+            let now = now();
+            self.now.set(Some(now));
+            now
         })
+    }
+
+    /// Waits, collects, calls. Returns how many were called. To be called in the executor.
+    fn iterate(&self, timeout: Option<Duration>) -> io::Result<usize> {
+        self.is_calling.set(false);
+        let timeout = if self.is_idle() { timeout } else { Some(Duration::ZERO) };
+        self.executor.turn_with(timeout, |waker| self.bells.note(waker))?;
+        self.now.set(None);
+        self.is_calling.set(true);
+        self.collect()?;
+        Ok(self.call())
     }
 
     // ------------------------------------------------------------------------------------------- collect
 
     fn collect(&self) -> io::Result<()> {
-        let now = now();
-        self.now.set(Some(now));
-        let mut rung = self.room.take();
-        std::mem::swap(&mut rung, &mut *self.rung());
+        let mut rung = self.bells.take(self.room.take());
+        let mut queues = self.queues.borrow_mut();
         let mut result = Ok(());
-        for bell in rung.iter().filter(|bell| !bell.is_timer) {
-            bell.reset();
+        for key in rung.iter().filter(|key| !key.is_timer()) {
             // An error does not keep the others from being collected.
-            result = result.and(self.collect_shared(bell.key));
+            result = result.and(self.collect_shared(*key, &mut queues));
         }
-        for bell in rung.iter().filter(|bell| bell.is_timer) {
-            bell.reset();
-            self.collect_timer(bell.key, now);
+        for key in rung.iter().filter(|key| key.is_timer()) {
+            self.collect_timer(*key, &mut queues);
         }
         rung.clear();
         self.room.set(rung);
         result
     }
 
-    fn collect_shared(&self, key: usize) -> io::Result<()> {
-        let (file, caught) = match self.places.borrow().get(key) {
-            Some(Place::File(file)) => (Some(file.clone()), None),
-            Some(Place::Signal(caught)) => (None, Some(caught.clone())),
-            _ => return Ok(()),
-        };
-        if let Some(file) = file {
-            let found = file.collect()?;
-            for event in file.events.borrow().iter() {
-                self.activate(event, found & event.kinds.get());
-            }
-        }
-        if let Some(caught) = caught {
-            if caught.collect()? {
-                for event in caught.events.borrow().iter() {
-                    self.activate(event, Kinds::SIGNAL);
+    #[inline]
+    fn collect_shared(&self, key: Key, queues: &mut Queues) -> io::Result<()> {
+        match self.places.borrow_mut().get_mut(key.index()) {
+            Some(Place::File(file)) => {
+                let found = file.collect(&self.bells.waker(key))?;
+                for event in file.events() {
+                    activate(event, found & event.kinds.get(), queues);
                 }
             }
+            Some(Place::Signal(caught)) => {
+                let found = caught.collect()?;
+                for event in &caught.events {
+                    activate(event, found, queues);
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
 
-    fn collect_timer(&self, key: usize, now: Instant) {
-        let event = match self.places.borrow().get(key) {
-            Some(Place::Timer(_, event)) => event.clone(),
-            _ => None,
-        };
-        if let Some(event) = event.filter(|event| event.is_due(now)) {
-            self.activate(&event, Kinds::TIMEOUT);
-        }
-    }
-
-    fn activate(&self, event: &Rc<Inner>, kinds: Kinds) {
-        if event.activate(kinds) {
-            let queue = event.priority.get() as usize;
-            self.queues.borrow_mut()[queue].push_back((event.clone(), event.ticket.get()));
+    fn collect_timer(&self, key: Key, queues: &mut Queues) {
+        if let Some(Place::Timer(event)) = self.places.borrow().get(key.index()) {
+            if event.is_due(self, self.now()) {
+                activate(event, Kinds::TIMEOUT, queues);
+            }
         }
     }
 
     // ---------------------------------------------------------------------------------------------- call
 
-    fn call(self: &Rc<Self>) -> usize {
+    fn call(&self) -> usize {
         let mut called = 0;
         for level in 0..3 {
             loop {
@@ -332,85 +343,103 @@ impl Core {
     // -------------------------------------------------------------------------------------------- attach
 
     /// The part that concerns a descriptor or a signal.
+    #[inline]
     pub fn attach(&self, event: &Rc<Inner>) -> Result<(), Error> {
-        let (kinds, fd) = (event.kinds.get(), event.fd.get());
+        let kinds = event.kinds.get();
         if kinds.intersects(Kinds::FILE) {
-            let file = self.files.borrow().get(&fd).cloned();
-            if let Some(file) = file {
-                return file.add(event);
-            }
-            let file = self.place(|key, waker| File::new(key, waker, event).map(Rc::new), Place::File)?;
-            self.files.borrow_mut().insert(fd, file);
+            self.attach_to_file(event)
         } else if kinds.contains(Kinds::SIGNAL) {
-            let caught = self.signals.borrow().get(&fd).cloned();
-            if let Some(caught) = caught {
-                caught.events.borrow_mut().push(event.clone());
+            self.attach_to_signal(event)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn attach_to_file(&self, event: &Rc<Inner>) -> Result<(), Error> {
+        let mut places = self.places.borrow_mut();
+        let mut by_fd = self.by_fd.borrow_mut();
+        // The reactor refuses negative ones: nothing is found for them here.
+        let fd = event.fd.get() as usize;
+        if let Some(index) = by_fd.get(fd).and_then(|next| next.checked_sub(1)) {
+            let index = index as usize;
+            let waker = self.bells.waker(Key::shared(index));
+            if let Some(Place::File(file)) = places.get_mut(index) {
+                if file.has_old_trigger(event) {
+                    *file = self.executor.enter(|| File::new(event, &waker))?;
+                } else {
+                    file.add(event, &waker)?;
+                }
+                event.place.set(index);
                 return Ok(());
             }
-            let caught =
-                self.place(|key, waker| Caught::new(key, waker, event).map(Rc::new), Place::Signal)?;
-            self.signals.borrow_mut().insert(fd, caught);
         }
+        let place = places.vacant_entry();
+        let index = place.key();
+        let waker = self.bells.waker(Key::shared(index));
+        let file = self.executor.enter(|| File::new(event, &waker))?;
+        place.insert(Place::File(file));
+        event.place.set(index);
+        if by_fd.len() <= fd {
+            by_fd.resize((fd + 1).next_power_of_two(), 0);
+        }
+        by_fd[fd] = index as u32 + 1;
+        Ok(())
+    }
+
+    fn attach_to_signal(&self, event: &Rc<Inner>) -> Result<(), Error> {
+        let mut places = self.places.borrow_mut();
+        let mut signals = self.signals.borrow_mut();
+        for &index in &*signals {
+            if let Some(Place::Signal(caught)) = places.get_mut(index) {
+                if caught.events.iter().any(|other| other.fd == event.fd) {
+                    event.place.set(index);
+                    caught.events.push(event.clone());
+                    return Ok(());
+                }
+            }
+        }
+        let place = places.vacant_entry();
+        let index = place.key();
+        let waker = self.bells.waker(Key::shared(index));
+        let caught = self.executor.enter(|| Caught::new(waker, event))?;
+        place.insert(Place::Signal(Box::new(caught)));
+        signals.push(index);
+        event.place.set(index);
         Ok(())
     }
 
     /// Undoes [`attach`](Core::attach). Once it has returned, the descriptor is not registered for this event.
     pub fn detach(&self, event: &Rc<Inner>) {
-        let (kinds, fd) = (event.kinds.get(), event.fd.get());
-        if kinds.intersects(Kinds::FILE) {
-            let file = self.files.borrow().get(&fd).cloned();
-            if let Some(file) = file.filter(|file| !file.remove(event)) {
-                self.files.borrow_mut().remove(&fd);
-                self.forget(file.key);
-            }
-        } else if kinds.contains(Kinds::SIGNAL) {
-            let caught = self.signals.borrow().get(&fd).cloned();
-            if let Some(caught) = caught {
-                let mut events = caught.events.borrow_mut();
-                events.retain(|other| !Rc::ptr_eq(other, event));
-                if events.is_empty() {
-                    self.signals.borrow_mut().remove(&fd);
-                    self.forget(caught.key);
-                }
-            }
+        if !event.kinds.get().intersects(Kinds::FILE | Kinds::SIGNAL) {
+            return;
         }
-    }
-
-    /// Makes what has a bell.
-    fn place<T>(
-        &self,
-        make: impl FnOnce(usize, Waker) -> Result<Rc<T>, Error>,
-        place: impl FnOnce(Rc<T>) -> Place,
-    ) -> Result<Rc<T>, Error> {
-        let key = self.places.borrow_mut().insert(Place::Reserved);
-        match make(key, Bell::waker(key, false, &self.rung)) {
-            Ok(made) => {
-                self.places.borrow_mut()[key] = place(made.clone());
-                Ok(made)
+        let index = event.place.get();
+        let mut places = self.places.borrow_mut();
+        let stays = match places.get_mut(index) {
+            Some(Place::File(file)) => {
+                file.remove(event, &self.bells.waker(Key::shared(index)));
+                true
             }
-            Err(e) => {
-                self.forget(key);
-                Err(e)
-            }
-        }
-    }
-
-    pub fn timer_bell(&self, event: &Rc<Inner>) -> (usize, Waker) {
-        let key = self.places.borrow_mut().insert(Place::Timer(Rc::downgrade(event), None));
-        (key, Bell::waker(key, true, &self.rung))
-    }
-
-    /// From now on, until it is told otherwise, the base keeps the event that has this bell.
-    pub fn keep(&self, key: usize, keep: bool) {
-        let old = match self.places.borrow_mut().get_mut(key) {
-            Some(Place::Timer(event, kept)) => std::mem::replace(kept, event.upgrade().filter(|_| keep)),
-            _ => None,
+            Some(Place::Signal(caught)) => caught.remove(event),
+            _ => true,
         };
-        drop(old);
+        if !stays {
+            places.remove(index);
+            self.signals.borrow_mut().retain(|other| *other != index);
+        }
     }
 
-    pub fn forget(&self, key: usize) {
-        let place = self.places.borrow_mut().remove(key);
-        drop(place);
+    /// A place for an event with a time, which the base keeps as long as it is there.
+    pub fn add_timer(&self, event: &Rc<Inner>) -> Key {
+        Key::timer(self.places.borrow_mut().insert(Place::Timer(event.clone())))
+    }
+
+    /// The caller has another reference to the event: its destructor does not run here.
+    pub fn remove_timer(&self, key: Key) {
+        self.places.borrow_mut().remove(key.index());
+    }
+
+    pub fn waker(&self, key: Key) -> Waker {
+        self.bells.waker(key)
     }
 }

@@ -1,6 +1,7 @@
 //! One event: what it waits for, and its callback.
 
 use super::base::Core;
+use super::bell::Key;
 use super::{Base, Error, Kinds, Priority};
 use crate::time::{Timer, now};
 use std::cell::{Cell, RefCell};
@@ -53,18 +54,18 @@ pub(super) struct Inner {
     pub kinds: Cell<Kinds>,
     pub priority: Cell<Priority>,
     /// `None` while it runs.
-    callback: RefCell<Option<Callback>>,
+    callback: Cell<Option<Callback>>,
     is_attached: Cell<bool>,
+    /// The index of the place that it has in the base, while it is attached to a descriptor or a signal.
+    pub place: Cell<usize>,
     /// What it was collected for, and is to be called with.
     active: Cell<Kinds>,
     /// Changes whenever `active` is set or given up: an entry of a queue with an older one is void.
-    pub ticket: Cell<u64>,
-    /// The time it was attached with, if that counts.
-    timeout: Cell<Option<Duration>>,
+    ticket: Cell<u64>,
+    /// While it is attached with a time that counts: that, and the key of the timer's place.
+    timeout: Cell<Option<(Duration, Key)>>,
     deadline: Cell<Option<Instant>>,
     timer: RefCell<Timer>,
-    /// Made with the first time-out.
-    bell: RefCell<Option<(usize, Waker)>>,
 }
 
 impl Event {
@@ -78,14 +79,14 @@ impl Event {
             fd: Cell::new(fd),
             kinds: Cell::new(kinds),
             priority: Cell::default(),
-            callback: RefCell::new(Some(Box::new(callback))),
+            callback: Cell::new(Some(Box::new(callback))),
             is_attached: Cell::new(false),
+            place: Cell::new(0),
             active: Cell::default(),
             ticket: Cell::new(0),
             timeout: Cell::new(None),
             deadline: Cell::new(None),
             timer: RefCell::new(Timer::never()),
-            bell: RefCell::new(None),
         }))
     }
 
@@ -152,16 +153,14 @@ impl Event {
                 "it cannot wait for a signal and a descriptor, which are the same number",
             ));
         }
-        core.executor.enter(|| {
-            core.attach(inner)?;
-            inner.is_attached.set(true);
-            inner.timeout.set(timeout);
-            if let Some(after) = timeout {
-                inner.start_timer(&core, now().checked_add(after));
-                inner.keep(&core, true);
-            }
-            Ok(())
-        })
+        core.attach(inner)?;
+        inner.is_attached.set(true);
+        if let Some(after) = timeout {
+            let key = core.add_timer(inner);
+            inner.timeout.set(Some((after, key)));
+            core.executor.enter(|| inner.start_timer(&core, key, now().checked_add(after)));
+        }
+        Ok(())
     }
 
     /// Once this has returned, the base does not call it any more, also if it was collected already in this iteration;
@@ -239,63 +238,55 @@ impl fmt::Debug for Event {
 }
 
 impl Inner {
-    fn detach(self: &Rc<Self>, core: &Rc<Core>) {
+    fn detach(self: &Rc<Self>, core: &Core) {
         self.is_attached.set(false);
         self.active.set(Kinds::NONE);
         self.ticket.set(self.ticket.get() + 1);
-        if self.timeout.take().is_some() {
-            self.keep(core, false);
+        core.detach(self);
+        if let Some((_, key)) = self.timeout.take() {
+            core.remove_timer(key);
+            self.deadline.set(None);
+            core.executor.enter(|| *self.timer.borrow_mut() = Timer::never());
         }
-        core.executor.enter(|| {
-            if self.deadline.take().is_some() {
-                self.timer.borrow_mut().clear();
-            }
-            core.detach(self);
-        });
     }
 
-    /// It is to be called in this iteration, for `kinds` as well. Is that new?
-    pub fn activate(&self, kinds: Kinds) -> bool {
+    /// It is to be called in this iteration, for `kinds` as well. Its ticket, if that is new.
+    #[inline]
+    pub fn activate(&self, kinds: Kinds) -> Option<u64> {
         if !self.is_attached.get() || kinds.is_empty() {
-            return false;
+            return None;
         }
-        let before = self.active.replace(self.active.get() | kinds);
-        if before.is_empty() {
-            self.ticket.set(self.ticket.get() + 1);
+        let before = self.active.get();
+        self.active.set(before | kinds);
+        if !before.is_empty() {
+            return None;
         }
-        before.is_empty()
+        self.ticket.set(self.ticket.get() + 1);
+        Some(self.ticket.get())
     }
 
     // --------------------------------------------------------------------------------------------- time
 
     /// `None`: never.
-    fn start_timer(self: &Rc<Self>, core: &Rc<Core>, deadline: Option<Instant>) {
+    fn start_timer(&self, core: &Core, key: Key, deadline: Option<Instant>) {
         self.deadline.set(deadline);
-        let mut bell = self.bell.borrow_mut();
-        let (_, waker) = bell.get_or_insert_with(|| core.timer_bell(self));
         let mut timer = self.timer.borrow_mut();
         let Some(deadline) = deadline else { return timer.clear() };
         timer.set_at(deadline);
-        wait(&mut timer, waker);
-    }
-
-    fn keep(&self, core: &Core, keep: bool) {
-        if let Some((key, _)) = &*self.bell.borrow() {
-            core.keep(*key, keep);
-        }
+        wait(&mut timer, &core.waker(key));
     }
 
     /// Its bell has rung. Is it time? (If not, it waits on.)
-    pub fn is_due(&self, now: Instant) -> bool {
-        let Some(deadline) = self.deadline.get() else { return false };
+    pub fn is_due(&self, core: &Core, now: Instant) -> bool {
+        let (Some(deadline), Some((_, key))) = (self.deadline.get(), self.timeout.get()) else {
+            return false;
+        };
         let mut timer = self.timer.borrow_mut();
         if deadline <= now {
             timer.clear();
             return true;
         }
-        if let Some((_, waker)) = &*self.bell.borrow() {
-            wait(&mut timer, waker);
-        }
+        wait(&mut timer, &core.waker(key));
         false
     }
 
@@ -303,14 +294,14 @@ impl Inner {
 
     /// Calls it for what it was collected for, unless it has been detached since, when it got a newer ticket. Says whether
     /// it was called.
-    pub fn fire(self: Rc<Self>, core: &Rc<Core>, ticket: u64) -> bool {
+    pub fn fire(self: Rc<Self>, core: &Core, ticket: u64) -> bool {
         if self.ticket.get() != ticket {
             return false;
         }
         let kinds = self.active.take();
         if !self.kinds.get().contains(Kinds::PERSIST) {
             self.detach(core);
-        } else if let Some(period) = self.timeout.get() {
+        } else if let Some((period, key)) = self.timeout.get() {
             let now = now();
             // A ticker keeps its time, as long as it can.
             let from_last = self
@@ -319,7 +310,7 @@ impl Inner {
                 .filter(|_| kinds == Kinds::TIMEOUT)
                 .and_then(|last| last.checked_add(period));
             let next = from_last.filter(|next| *next > now).or(now.checked_add(period));
-            self.start_timer(core, next);
+            self.start_timer(core, key, next);
         }
         let mut call = Call { callback: self.callback.take(), event: Event(self) };
         if let Some(callback) = &mut call.callback {
@@ -345,17 +336,10 @@ struct Call {
 /// Puts it back, also after a panic; unless it has assigned another one.
 impl Drop for Call {
     fn drop(&mut self) {
-        let mut place = self.event.0.callback.borrow_mut();
-        if place.is_none() {
-            *place = self.callback.take();
-        }
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        if let (Some((key, _)), Some(core)) = (self.bell.take(), self.base.upgrade()) {
-            core.forget(key);
+        let place = &self.event.0.callback;
+        match place.take() {
+            None => place.set(self.callback.take()),
+            newer => place.set(newer),
         }
     }
 }

@@ -1,114 +1,87 @@
-//! What events share: a descriptor that is watched, a signal that is caught. And the bell that says that there is news of it.
+//! What events share: a descriptor that is watched, a signal that is caught.
 
 use super::one::Inner;
 use super::{Error, Kinds};
 use crate::io::Signals;
-use crate::reactor::{Interest, Trigger, Watch};
-use std::cell::{Cell, RefCell};
+use crate::reactor::{Interest, Watch};
 use std::io;
+use std::mem;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
-/// The waker that an event base leaves with the reactor: it writes down who has news. Only the base's thread turns the
-/// reactor, so nobody has to be woken; the list is looked at after each turn.
-pub(super) struct Bell {
-    pub key: usize,
-    pub is_timer: bool,
-    is_rung: AtomicBool,
-    list: Arc<Rung>,
-}
-
-/// The bells that have been rung, in this order.
-pub(super) type Rung = Mutex<Vec<Arc<Bell>>>;
-
-impl Bell {
-    pub fn waker(key: usize, is_timer: bool, list: &Arc<Rung>) -> Waker {
-        Waker::from(Arc::new(Bell { key, is_timer, is_rung: AtomicBool::new(false), list: list.clone() }))
-    }
-
-    pub fn reset(&self) {
-        self.is_rung.store(false, Ordering::Relaxed);
-    }
-}
-
-impl Wake for Bell {
-    fn wake(self: Arc<Self>) {
-        if !self.is_rung.swap(true, Ordering::Relaxed) {
-            let list = self.list.clone();
-            list.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(self);
-        }
-    }
-}
-
-/// A descriptor that events are attached to: one registration for all of them.
+/// A descriptor that events are, or were, attached to: one registration for all of them. When the last has been detached, it
+/// stays, and is not registered: to attach one again allocates nothing.
 pub(super) struct File {
-    pub key: usize,
-    waker: Waker,
-    watch: RefCell<Watch>,
-    /// Of each kind one at most, in the order in which they were attached.
-    pub events: RefCell<Vec<Rc<Inner>>>,
+    watch: Watch,
+    /// Of each kind one at most; in the order in which they were attached, first of all.
+    events: [Option<Rc<Inner>>; 3],
 }
 
 impl File {
-    /// With its first event. To be called in the base's executor, as all of this.
-    pub fn new(key: usize, waker: Waker, event: &Rc<Inner>) -> Result<File, Error> {
+    /// With its first event. To be called in the base's executor. `waker` is the same always.
+    pub fn new(event: &Rc<Inner>, waker: &Waker) -> Result<File, Error> {
         let kinds = event.kinds.get();
         let mut watch = Watch::new(&event.fd.get(), kinds.interest(), kinds.trigger())?;
-        wait(&mut watch, &waker);
-        Ok(File { key, waker, watch: RefCell::new(watch), events: RefCell::new(vec![event.clone()]) })
+        wait(&mut watch, waker);
+        Ok(File { watch, events: [Some(event.clone()), None, None] })
     }
 
-    pub fn add(&self, event: &Rc<Inner>) -> Result<(), Error> {
+    pub fn events(&self) -> impl Iterator<Item = &Rc<Inner>> {
+        self.events.iter().map_while(Option::as_ref)
+    }
+
+    #[inline]
+    pub fn add(&mut self, event: &Rc<Inner>, waker: &Waker) -> Result<(), Error> {
         let kinds = event.kinds.get();
-        let wanted = kinds & Kinds::FILE;
-        if self.events.borrow().iter().any(|other| other.kinds.get().intersects(wanted)) {
+        let interest = self.watch.interest();
+        if !(interest & kinds.interest()).is_empty() {
             return Err(Error::Exists);
         }
-        let mut watch = self.watch.borrow_mut();
-        if watch.trigger() != kinds.trigger() {
+        if self.watch.trigger() != kinds.trigger() {
             return Err(Error::Invalid(
                 "another event has the descriptor with the other trigger (Kinds::EDGE)",
             ));
         }
-        let interest = watch.interest() | kinds.interest();
-        watch.set_interest(interest)?;
-        wait(&mut watch, &self.waker);
-        self.events.borrow_mut().push(event.clone());
+        self.watch.set_interest(interest | kinds.interest())?;
+        wait(&mut self.watch, waker);
+        self.push(event);
         Ok(())
     }
 
-    /// Is anyone left?
-    pub fn remove(&self, event: &Rc<Inner>) -> bool {
-        let interest = {
-            let mut events = self.events.borrow_mut();
-            // The caller has another reference: no destructor of the user's runs here.
-            events.retain(|other| !Rc::ptr_eq(other, event));
-            events.iter().fold(Interest::NONE, |all, other| all | other.kinds.get().interest())
-        };
-        if interest.is_empty() {
-            return false;
+    /// Nobody is attached to it, and the last one had the other trigger.
+    pub fn has_old_trigger(&self, event: &Inner) -> bool {
+        self.events[0].is_none() && self.watch.trigger() != event.kinds.get().trigger()
+    }
+
+    /// There is room: an event has a kind that no other one has.
+    fn push(&mut self, event: &Rc<Inner>) {
+        if let Some(place) = self.events.iter_mut().find(|place| place.is_none()) {
+            *place = Some(event.clone());
         }
-        let mut watch = self.watch.borrow_mut();
+    }
+
+    pub fn remove(&mut self, event: &Rc<Inner>, waker: &Waker) {
+        // The caller has another reference: no destructor of the user's runs here.
+        let at = self.events().position(|other| Rc::ptr_eq(other, event));
+        if let Some(at) = at {
+            self.events[at] = None;
+            self.events[at..].rotate_left(1);
+        }
+        let interest = self.events().fold(Interest::NONE, |all, other| all | other.kinds.get().interest());
         // An error means that the descriptor has been closed. Then nobody hears of it any more, as documented.
-        let _ = watch.set_interest(interest);
-        wait(&mut watch, &self.waker);
-        true
+        let _ = self.watch.set_interest(interest);
+        if !interest.is_empty() {
+            wait(&mut self.watch, waker);
+        }
     }
 
     /// What has happened, and waits for more. After that, the next turn asks the kernel anew.
-    pub fn collect(&self) -> io::Result<Kinds> {
-        let cx = &mut Context::from_waker(&self.waker);
-        let mut watch = self.watch.borrow_mut();
-        let Poll::Ready(found) = watch.poll_ready(cx) else { return Ok(Kinds::NONE) };
-        let mut found = found?;
-        if let Poll::Ready(more) = watch.poll_ready(cx) {
-            found |= more?;
-            self.waker.wake_by_ref();
+    #[inline]
+    pub fn collect(&mut self, waker: &Waker) -> io::Result<Kinds> {
+        match self.watch.take(&mut Context::from_waker(waker)) {
+            Poll::Ready(found) => Ok(Kinds::found(found?)),
+            Poll::Pending => Ok(Kinds::NONE),
         }
-        debug_assert!(watch.trigger() == Trigger::Edge || watch.interest().contains(found));
-        Ok(Kinds::found(found))
     }
 }
 
@@ -122,40 +95,39 @@ fn wait(watch: &mut Watch, waker: &Waker) {
 
 /// A signal that events are attached to.
 pub(super) struct Caught {
-    pub key: usize,
     waker: Waker,
-    signals: RefCell<Signals>,
+    signals: Signals,
     /// It has come when nobody could be called.
-    early: Cell<bool>,
-    pub events: RefCell<Vec<Rc<Inner>>>,
+    is_early: bool,
+    pub events: Vec<Rc<Inner>>,
 }
 
 impl Caught {
-    pub fn new(key: usize, waker: Waker, event: &Rc<Inner>) -> Result<Caught, Error> {
-        let signals = RefCell::new(Signals::new([event.fd.get()])?);
-        let caught = Caught {
-            key,
-            waker,
-            signals,
-            early: Cell::new(false),
-            events: RefCell::new(vec![event.clone()]),
-        };
-        if caught.collect()? {
-            caught.early.set(true);
+    pub fn new(waker: Waker, event: &Rc<Inner>) -> Result<Caught, Error> {
+        let signals = Signals::new([event.fd.get()])?;
+        let mut caught = Caught { waker, signals, is_early: false, events: vec![event.clone()] };
+        if !caught.collect()?.is_empty() {
+            caught.is_early = true;
             caught.waker.wake_by_ref();
         }
         Ok(caught)
     }
 
+    /// Is anyone left?
+    pub fn remove(&mut self, event: &Rc<Inner>) -> bool {
+        // The caller has another reference: no destructor of the user's runs here.
+        self.events.retain(|other| !Rc::ptr_eq(other, event));
+        !self.events.is_empty()
+    }
+
     /// Has it come? Waits for more.
-    pub fn collect(&self) -> io::Result<bool> {
+    pub fn collect(&mut self) -> io::Result<Kinds> {
         let cx = &mut Context::from_waker(&self.waker);
-        let mut signals = self.signals.borrow_mut();
-        let mut has_come = self.early.take();
-        while let Poll::Ready(signal) = signals.poll_next(cx) {
+        let mut has_come = mem::take(&mut self.is_early);
+        while let Poll::Ready(signal) = self.signals.poll_next(cx) {
             signal?;
             has_come = true;
         }
-        Ok(has_come)
+        Ok(if has_come { Kinds::SIGNAL } else { Kinds::NONE })
     }
 }

@@ -63,26 +63,21 @@ impl Kinds {
     }
 
     /// What the reactor has to wait for.
+    #[inline]
     pub(super) fn interest(self) -> Interest {
-        let mut interest = Interest::NONE;
-        for (kind, bit) in PAIRS {
-            if self.contains(kind) {
-                interest |= bit;
-            }
-        }
-        interest
+        PAIRS
+            .iter()
+            .fold(Interest::NONE, |all, &(kind, bit)| if self.contains(kind) { all | bit } else { all })
     }
 
+    #[inline]
     pub(super) fn found(interest: Interest) -> Kinds {
-        let mut kinds = Kinds::NONE;
-        for (kind, bit) in PAIRS {
-            if interest.contains(bit) {
-                kinds |= kind;
-            }
-        }
-        kinds
+        PAIRS
+            .iter()
+            .fold(Kinds::NONE, |all, &(kind, bit)| if interest.contains(bit) { all | kind } else { all })
     }
 
+    #[inline]
     pub(super) fn trigger(self) -> Trigger {
         if self.contains(Kinds::EDGE) { Trigger::Edge } else { Trigger::Level }
     }

@@ -61,12 +61,16 @@
 //! descriptor is closed.** If that is forgotten, it is not called any more, and an event for the next file with
 //! the same number is refused until the old one has been detached.
 //!
+//! The base keeps what it has allocated for a number, about 150 bytes, as long as it lives: to attach an event where one was
+//! before allocates nothing.
+//!
 //! # Panics
 //!
 //! A callback that panics does so out of [`dispatch`](Base::dispatch) or [`run`](Base::run). The base can be used after that:
 //! the events that were collected and not called yet are called in the next iteration.
 
 mod base;
+mod bell;
 mod error;
 mod file;
 mod kinds;

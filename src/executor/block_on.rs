@@ -67,7 +67,7 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
         polls = 0;
         let own = current::with_own(|own| {
             let own = own.filter(|own| own.shared.is_of_this_process())?;
-            let turn = || own.turn(timeout, &no_tasks).map(|turn| notices.0 |= turn.notified);
+            let turn = || own.turn(timeout, &mut no_tasks).map(|turn| notices.0 |= turn.notified);
             Some(parker.drive(&own.shared, timeout, turn))
         });
         let result = own.unwrap_or_else(|| parker.drive_shared(call.wait(), timeout));

@@ -11,7 +11,7 @@ use super::stats::{Counters, Stats};
 use super::task::{self, Queue, Task, TaskPtr, TaskRef, Tasks};
 use super::waiters::{Waiters, Waiting};
 use crate::reactor::local::Local;
-use crate::reactor::{Driver, Shared, Turn, budget, contain, current};
+use crate::reactor::{Answer, Driver, Shared, Turn, budget, contain, current};
 use crate::sys::error::explained;
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
@@ -340,8 +340,10 @@ impl Core {
         &self.local.shared
     }
 
-    /// One turn of the reactor, and the tasks that are ready.
-    pub fn step(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+    /// One turn of the reactor, and the tasks that are ready. `note` is asked about each waker: see
+    /// [`LocalExecutor::turn_with`](super::LocalExecutor::turn_with).
+    #[inline]
+    pub fn step(&self, timeout: Option<Duration>, mut note: impl FnMut(&Waker) -> bool) -> io::Result<Turn> {
         let _running = self.start();
         self.enter(|| {
             let has_news = self.local.shared.park.is_notified();
@@ -350,7 +352,8 @@ impl Core {
                 self.read_letters();
             }
             let is_busy = has_news || !self.queue.is_empty();
-            let turn = self.turn(if is_busy { Some(Duration::ZERO) } else { timeout })?;
+            let timeout = if is_busy { Some(Duration::ZERO) } else { timeout };
+            let turn = self.turn_by(timeout, &mut Noting { core: self, note: &mut note })?;
             if turn.notified {
                 self.read_letters();
             }
@@ -429,9 +432,14 @@ impl Core {
     /// One turn of the reactor. If it was notified, there may be letters.
     #[inline(always)]
     fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
+        self.turn_by(timeout, &mut &*self)
+    }
+
+    #[inline(always)]
+    fn turn_by(&self, timeout: Option<Duration>, driver: &mut impl Driver) -> io::Result<Turn> {
         let counters = self.counters();
         counters.turns.add(1);
-        match self.local.turn(timeout, self) {
+        match self.local.turn(timeout, driver) {
             Ok(turn) => {
                 counters.events.add(turn.events as u64);
                 counters.timers.add(turn.timers as u64);
@@ -533,17 +541,33 @@ impl Core {
 }
 
 /// Of its own reactor. Of a task that is complete, the waker is not worth keeping.
-impl Driver for Core {
+impl Driver for &Core {
     #[inline]
-    fn schedule(&self, waker: &Waker) -> bool {
-        TaskPtr::of(waker, self).is_some_and(|task| Core::schedule(self, task) || !task.is_complete())
+    fn claim(&mut self, waker: &Waker) -> Answer {
+        match TaskPtr::of(waker, self) {
+            Some(task) if self.schedule(task) || !task.is_complete() => Answer::Known,
+            _ => Answer::No,
+        }
     }
 
     #[inline]
-    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
-        // SAFETY: `TaskPtr::of` has found it to be one.
+    unsafe fn claim_again(&mut self, waker: &Waker) -> bool {
+        // SAFETY: `TaskPtr::of` has found it to be one of this core, which is the only one to turn its reactor.
         let task = unsafe { TaskPtr::of_own(waker) };
-        Core::schedule(self, task) || !task.is_complete()
+        self.schedule(task) || !task.is_complete()
+    }
+}
+
+/// A core, and somebody who is asked first.
+struct Noting<'a, F> {
+    core: &'a Core,
+    note: F,
+}
+
+impl<F: FnMut(&Waker) -> bool> Driver for Noting<'_, F> {
+    #[inline]
+    fn claim(&mut self, waker: &Waker) -> Answer {
+        if (self.note)(waker) { Answer::Yes } else { self.core.claim(waker) }
     }
 }
 

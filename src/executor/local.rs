@@ -8,6 +8,8 @@ use crate::reactor::{Handle, Turn};
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::mem;
+use std::task::Waker;
 use std::time::Duration;
 
 /// An executor for the current thread, with a reactor of its own: one core, where it is called.
@@ -95,7 +97,69 @@ impl LocalExecutor {
     /// # std::io::Result::Ok(())
     /// ```
     pub fn turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
-        self.0.step(timeout)
+        self.0.step(timeout, |_| false)
+    }
+
+    /// [`turn`](LocalExecutor::turn), for a loop with wakers of its own: of each waker that a descriptor has news for, `note`
+    /// is asked first. If it answers `true`, it has noted whose news it is: that waker is not woken, and **stays** where it
+    /// waits, so that the next wait with the same one costs next to nothing. (What is about timers, and what has come by
+    /// other ways, is woken. So `note` has to answer `false` for what it does not know, and its wakers have to work.)
+    ///
+    /// `note` runs under the locks of the reactor: it may do no more than to write down what it was asked. If it panics, the
+    /// process is aborted.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`turn`](LocalExecutor::turn).
+    ///
+    /// # Panics
+    ///
+    /// As in [`turn`](LocalExecutor::turn).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::atomic::{AtomicUsize, Ordering};
+    /// use std::task::{Context, Wake, Waker};
+    /// use std::{io::Write, os::unix::net::UnixStream, sync::Arc, time::Duration};
+    /// use wakewheel::{LocalExecutor, reactor::{Interest, Trigger, Watch}};
+    ///
+    /// struct Note(AtomicUsize);
+    /// impl Wake for Note {
+    ///     fn wake(self: Arc<Self>) {
+    ///         self.0.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// }
+    ///
+    /// let executor = LocalExecutor::new()?;
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// let mut watch = executor.enter(|| Watch::new(&ours, Interest::READ, Trigger::Level))?;
+    /// let (note, mut noted) = (Arc::new(Note(AtomicUsize::new(0))), 0);
+    /// let waker = Waker::from(note.clone());
+    /// assert!(watch.poll_ready(&mut Context::from_waker(&waker)).is_pending());
+    ///
+    /// theirs.write_all(b"news")?;
+    /// executor.turn_with(Some(Duration::from_secs(10)), |other| {
+    ///     let is_mine = waker.will_wake(other);
+    ///     noted += usize::from(is_mine);
+    ///     is_mine
+    /// })?;
+    /// assert_eq!(noted, 1);
+    /// assert_eq!(note.0.load(Ordering::Relaxed), 0, "it was not woken");
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[inline]
+    pub fn turn_with(
+        &self,
+        timeout: Option<Duration>,
+        mut note: impl FnMut(&Waker) -> bool,
+    ) -> io::Result<Turn> {
+        self.0.step(timeout, |waker| {
+            let bomb = Bomb;
+            let is_noted = note(waker);
+            mem::forget(bomb);
+            is_noted
+        })
     }
 
     /// A handle of its reactor, for other threads: to end a wait, or to register something there.
@@ -122,6 +186,15 @@ impl LocalExecutor {
     /// What it has done so far.
     pub fn stats(&self) -> Stats {
         self.0.mailbox().stats()
+    }
+}
+
+/// What is half done under locks cannot be left to others.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        std::process::abort();
     }
 }
 

@@ -46,7 +46,9 @@ pub(crate) fn enter_shared<R>(shared: &Arc<Shared>, f: impl FnOnce() -> R) -> R 
 
 /// `own` is null or is valid until this returns or unwinds.
 fn enter<R>(own: *const Local, entered: Option<Arc<Shared>>, f: impl FnOnce() -> R) -> R {
-    let _restore = Restore { own: OWN.replace(own), entered: replace_entered(entered) };
+    // Whoever is in already, as a callback in its loop, is in.
+    let is_in = !own.is_null() && OWN.get() == own;
+    let _restore = (!is_in).then(|| Restore { own: OWN.replace(own), entered: replace_entered(entered) });
     f()
 }
 

@@ -2,29 +2,37 @@
 
 use std::task::Waker;
 
-/// Whoever turns a reactor may have tasks of his own, which he schedules on the spot instead of waking them.
-///
-/// Whoever else turns it for a while has none: of one reactor, only one ever says yes.
+/// Whoever turns a reactor may have tasks of his own, to which he sees on the spot instead of waking them.
 pub(crate) trait Driver {
-    /// If this is the waker of one of his tasks, sees to it that the task runs (`true`). It must do no more than to put it where
-    /// he will look for it: it is called under locks.
-    fn schedule(&self, waker: &Waker) -> bool;
+    /// Is this the waker of one of his tasks? Then he sees to it that the task runs, and the waker stays where it is. He must
+    /// do no more than to put the task where he will look for it: he is asked under locks.
+    fn claim(&mut self, waker: &Waker) -> Answer;
 
-    /// The same for a waker of which he has said yes before.
+    /// The same for a waker of which one driver of this reactor has said that it is [`Known`](Answer::Known). `false`: it is
+    /// of no use any more.
     ///
     /// # Safety
     ///
-    /// He has, to this waker.
+    /// That is so. Of one reactor, all drivers that say so mean the same.
     #[inline]
-    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
-        self.schedule(waker)
+    unsafe fn claim_again(&mut self, waker: &Waker) -> bool {
+        self.claim(waker) != Answer::No
     }
 }
 
-impl<F: Fn(&Waker) -> bool> Driver for F {
+/// Whose waker it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    No,
+    Yes,
+    /// His, and he need not be asked again.
+    Known,
+}
+
+impl<F: FnMut(&Waker) -> bool> Driver for F {
     #[inline]
-    fn schedule(&self, waker: &Waker) -> bool {
-        self(waker)
+    fn claim(&mut self, waker: &Waker) -> Answer {
+        if self(waker) { Answer::Yes } else { Answer::No }
     }
 }
 

@@ -25,7 +25,7 @@ impl Local {
 
     /// See [`Shared::turn`].
     #[inline(always)]
-    pub fn turn(&self, timeout: Option<Duration>, driver: &impl Driver) -> io::Result<Turn> {
+    pub fn turn(&self, timeout: Option<Duration>, driver: &mut impl Driver) -> io::Result<Turn> {
         // Taken out, so that a waker may turn the reactor as well.
         let mut scratch = self.scratch.take().unwrap_or_default();
         let result = self.shared.turn(Some(&self.wheel), &mut scratch, timeout, &self.now, driver);

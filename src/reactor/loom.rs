@@ -7,7 +7,7 @@
 //! ```
 
 use super::clock::Clock;
-use super::driver::{Driver, no_tasks};
+use super::driver::{Answer, Driver, no_tasks};
 use super::park::Park;
 use super::readiness::{Direction, Readiness, Wait};
 use super::shared::{Scratch, Shared, Turn};
@@ -182,7 +182,7 @@ fn insert(readiness: &Readiness, task: &Task) -> usize {
 /// An event, as a reactor's turn publishes it. Returns how many were woken.
 fn publish(readiness: &Readiness, ready: Ready) -> usize {
     let mut wakers = Vec::new();
-    readiness.publish(ready, &no_tasks, &mut wakers);
+    readiness.publish(ready, &mut no_tasks, &mut wakers);
     let n = wakers.len();
     wake_all(&mut wakers);
     n
@@ -192,16 +192,16 @@ fn publish(readiness: &Readiness, ready: Ready) -> usize {
 struct DriverOf<'a>(&'a Waker);
 
 impl Driver for DriverOf<'_> {
-    fn schedule(&self, waker: &Waker) -> bool {
-        let is_own = waker.will_wake(self.0);
-        if is_own {
-            waker.wake_by_ref();
+    fn claim(&mut self, waker: &Waker) -> Answer {
+        if !waker.will_wake(self.0) {
+            return Answer::No;
         }
-        is_own
+        waker.wake_by_ref();
+        Answer::Known
     }
 
-    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
-        assert!(self.schedule(waker), "another waker than the one that it said yes to");
+    unsafe fn claim_again(&mut self, waker: &Waker) -> bool {
+        assert_eq!(self.claim(waker), Answer::Known, "another waker than the one that it knows");
         true
     }
 }
@@ -209,7 +209,7 @@ impl Driver for DriverOf<'_> {
 /// The same by the driver of this task, which schedules it there and then.
 fn publish_to_own(readiness: &Readiness, ready: Ready, task: &Waker) {
     let mut wakers = Vec::new();
-    readiness.publish(ready, &DriverOf(task), &mut wakers);
+    readiness.publish(ready, &mut DriverOf(task), &mut wakers);
     wake_all(&mut wakers);
 }
 
@@ -262,14 +262,14 @@ pub(crate) fn set_timer(deadline: u64, waker: &Waker) -> impl FnOnce(&Shared) + 
 
 /// One turn, which waits.
 pub(crate) fn turn(reactor: &Shared) -> Turn {
-    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None), &no_tasks).unwrap()
+    reactor.turn(None, &mut Scratch::default(), None, &Cell::new(None), &mut no_tasks).unwrap()
 }
 
 /// The driver of a reactor, with the wheel of its own: turns it until `task` is woken.
 fn drive_until_woken(reactor: &Shared, own: Option<&RefCell<Wheel<Waker>>>, task: &Task) {
     let mut scratch = Scratch::default();
     while task.times_woken() == 0 {
-        reactor.turn(own, &mut scratch, None, &Cell::new(None), &no_tasks).unwrap();
+        reactor.turn(own, &mut scratch, None, &Cell::new(None), &mut no_tasks).unwrap();
     }
 }
 

@@ -34,7 +34,7 @@ mod wheel;
 pub use crate::sys::{Backend, Trigger};
 pub(crate) use clock::Clock;
 pub use clock::MockClock;
-pub(crate) use driver::{Driver, no_tasks};
+pub(crate) use driver::{Answer, Driver, no_tasks};
 pub(crate) use readiness::{Direction, Seen};
 pub(crate) use shared::Shared;
 pub use shared::Turn;
@@ -117,7 +117,7 @@ impl Reactor {
             // This turn is the answer to all notifications so far. (One that may wait sees to that itself.)
             self.0.shared.park.wake();
         }
-        self.enter(|| self.0.turn(timeout, &no_tasks))
+        self.enter(|| self.0.turn(timeout, &mut no_tasks))
     }
 
     /// When the next turn is due on account of a timer. `None`: no timer is set.

@@ -17,7 +17,7 @@
 //! waits again, to set the bit is all that there is to do. Until then nobody wakes it. If the task is complete by then, it
 //! keeps its memory, but not its future.
 
-use super::driver::{Driver, no_tasks};
+use super::driver::{Answer, Driver, no_tasks};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{UnsafeCell, spin};
 use crate::sys::Ready;
@@ -349,7 +349,7 @@ impl Readiness {
     ///
     /// But those in slots that are of the driver's own tasks stay where they are, and the tasks are scheduled.
     #[inline(always)]
-    pub fn publish(&self, ready: Ready, driver: &impl Driver, wakers: &mut Vec<Waker>) {
+    pub fn publish(&self, ready: Ready, driver: &mut impl Driver, wakers: &mut Vec<Waker>) {
         // Locked, as if somebody waited for it: that is the usual case.
         let news = |now: usize| (now | ready.0 as usize).wrapping_add(TICK | LOCKED);
         let mut now = self.word.load(Ordering::Relaxed);
@@ -364,9 +364,9 @@ impl Readiness {
             let scheduled = self.waiters.with_mut(
                 #[inline(always)]
                 // SAFETY: the lock bit is ours, so no other thread has a reference. Whoever sets the slot's bit has put a waker
-                // there, and whoever takes it out clears the bit. KNOWN is set when the driver has said yes to this one, and
+                // there, and whoever takes it out clears the bit. KNOWN is set when the driver has said so of this one, and
                 // cleared when there is another waker or another reactor.
-                |w| unsafe { driver.schedule_again((&*w).reader.as_ref().unwrap_unchecked()) },
+                |w| unsafe { driver.claim_again((&*w).reader.as_ref().unwrap_unchecked()) },
             );
             if scheduled {
                 let next = (now | ready.0 as usize).wrapping_add(TICK) & !Direction::Read.slot_bit();
@@ -384,7 +384,7 @@ impl Readiness {
         let mut locked = self.lock();
         let waiting = locked.word & WAITING;
         locked.word |= ORPHANED;
-        locked.take(waiting, None, &no_tasks, wakers);
+        locked.take(waiting, None, &mut no_tasks, wakers);
     }
 
     /// There is a reactor again. `asks`: does it want to hear of waiters?
@@ -443,19 +443,25 @@ impl Locked<'_> {
     /// have not.
     #[cold]
     #[inline(never)]
-    fn take(&mut self, waiting: usize, fired: Option<Ready>, driver: &impl Driver, wakers: &mut Vec<Waker>) {
+    fn take(
+        &mut self,
+        waiting: usize,
+        fired: Option<Ready>,
+        driver: &mut impl Driver,
+        wakers: &mut Vec<Waker>,
+    ) {
         self.word &= !waiting;
         for direction in [Direction::Read, Direction::Write] {
             if waiting & direction.slot_bit() != 0 {
-                let is_own = self.with(|w| {
+                let answer = self.with(|w| {
                     let slot = w.slot(direction);
-                    let is_own = slot.as_ref().is_some_and(|waker| driver.schedule(waker));
-                    if !is_own {
+                    let answer = slot.as_ref().map_or(Answer::No, |waker| driver.claim(waker));
+                    if answer == Answer::No {
                         wakers.extend(slot.take());
                     }
-                    is_own
+                    answer
                 });
-                self.knows(direction, is_own);
+                self.knows(direction, answer == Answer::Known);
             }
         }
         let anybody = self.with(|w| {
@@ -473,10 +479,10 @@ impl Locked<'_> {
         }
     }
 
-    /// There is another waker in this slot, or none; or the driver has said that it `is_own`.
-    fn knows(&mut self, direction: Direction, is_own: bool) {
+    /// There is another waker in this slot, or none; or the driver has said that it `is_known`.
+    fn knows(&mut self, direction: Direction, is_known: bool) {
         if direction == Direction::Read {
-            self.word = if is_own { self.word | KNOWN } else { self.word & !KNOWN };
+            self.word = if is_known { self.word | KNOWN } else { self.word & !KNOWN };
         }
     }
 

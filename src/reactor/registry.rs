@@ -60,7 +60,9 @@ pub(crate) fn shard(fd: RawFd) -> MutexGuard<'static, Shard> {
 impl Shard {
     /// An error if `fd` is registered. One whose file was closed without our knowledge is not: its number is free.
     pub fn check_free(&self, fd: RawFd) -> io::Result<()> {
-        let Some(place) = self.0.get(fd as usize / SHARDS) else { return Ok(()) };
+        let Some(place) = self.0.get(fd as usize / SHARDS).filter(|place| **place != NOBODY) else {
+            return Ok(());
+        };
         match find(place.reactor) {
             Some(reactor) if reactor.is_registered(fd, place.token) => Err(io::Error::new(
                 io::ErrorKind::AlreadyExists,

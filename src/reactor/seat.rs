@@ -139,7 +139,7 @@ impl Seat {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
         let outer = self.driver.set_here(true);
-        let result = self.shared.turn(None, place, timeout, &Cell::new(None), &no_tasks);
+        let result = self.shared.turn(None, place, timeout, &Cell::new(None), &mut no_tasks);
         self.driver.set_here(outer);
         // Read-modify-write on both sides: either the helper finds that nobody waits, or it is called.
         if self.state.swap(LEFT, Ordering::AcqRel) == WATCHED {

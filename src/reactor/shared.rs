@@ -42,7 +42,22 @@ pub(crate) struct Shared {
 struct Sources {
     slab: Slab<(u64, Arc<Source>)>,
     generation: u32,
+    /// How many have a place only: see [`park_watch`](Shared::park_watch).
+    parked: usize,
     stopped: bool,
+}
+
+/// The generation of what is not registered now: it is in no event.
+const PARKED: u32 = u32::MAX;
+
+impl Sources {
+    fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1);
+        if self.generation == PARKED {
+            self.generation = 0;
+        }
+        self.generation
+    }
 }
 
 /// The timers of threads that are not the reactor's own.
@@ -174,8 +189,7 @@ impl Shared {
         if sources.stopped || !self.is_of_this_process() {
             return Err(stopped());
         }
-        sources.generation = sources.generation.wrapping_add(1);
-        let generation = sources.generation;
+        let generation = sources.next_generation();
         let entry = sources.slab.vacant_entry();
         let token = token(entry.key(), generation);
         register(&self.poller, token).map_err(|e| explain(e, fd))?;
@@ -183,6 +197,49 @@ impl Shared {
         entry.insert((token, source.clone()));
         shard.set(fd, registry::Place { reactor: self.id, token });
         Ok(source)
+    }
+
+    /// Stops to watch `fd`. Its source keeps its place, under a token that nothing is reported with; returns that.
+    pub fn park_watch(&self, fd: RawFd, token: u64) -> u64 {
+        if !self.is_of_this_process() {
+            // As below.
+            return token;
+        }
+        let parked = self::token(index(token), PARKED);
+        let mut shard = registry::shard(fd);
+        {
+            let sources = &mut *lock(&self.sources);
+            if let Some(entry) = sources.slab.get_mut(index(token)).filter(|entry| entry.0 == token) {
+                entry.0 = parked;
+                sources.parked += 1;
+            }
+        }
+        if shard.unset(fd, registry::Place { reactor: self.id, token }) {
+            // An error means that the descriptor has been closed: then it is not registered either.
+            let _ = self.poller.delete(fd);
+        }
+        parked
+    }
+
+    /// Watches `fd` again, whose source has been parked under this token; returns a new one.
+    ///
+    /// Errors, with nothing changed: those of [`add`](Shared::add).
+    pub fn unpark_watch(&self, fd: RawFd, parked: u64, watched: Watched) -> io::Result<u64> {
+        let mut shard = registry::shard(fd);
+        shard.check_free(fd)?;
+        let sources = &mut *lock(&self.sources);
+        if sources.stopped || !self.is_of_this_process() {
+            return Err(stopped());
+        }
+        let generation = sources.next_generation();
+        let entry = sources.slab.get_mut(index(parked)).filter(|entry| entry.0 == parked);
+        let entry = entry.ok_or_else(stopped)?;
+        let token = token(index(parked), generation);
+        self.poller.watch(fd, token, watched, true).map_err(|e| explain(e, fd))?;
+        entry.0 = token;
+        sources.parked -= 1;
+        shard.set(fd, registry::Place { reactor: self.id, token });
+        Ok(token)
     }
 
     pub fn remove(&self, fd: RawFd, token: u64) -> io::Result<()> {
@@ -194,7 +251,10 @@ impl Shared {
         let source = {
             let mut sources = lock(&self.sources);
             match sources.slab.get(index(token)) {
-                Some((found, _)) if *found == token => Some(sources.slab.remove(index(token))),
+                Some((found, _)) if *found == token => {
+                    sources.parked -= usize::from(generation(token) == PARKED);
+                    Some(sources.slab.remove(index(token)))
+                }
                 _ => None,
             }
         };
@@ -212,7 +272,8 @@ impl Shared {
     }
 
     pub fn sources_alive(&self) -> usize {
-        lock(&self.sources).slab.len()
+        let sources = lock(&self.sources);
+        sources.slab.len() - sources.parked
     }
 
     // -------------------------------------------------------------------------------------------- timers
@@ -366,7 +427,7 @@ impl Shared {
         scratch: &mut Scratch,
         timeout: Option<Duration>,
         now: &Cell<Option<u64>>,
-        driver: &impl Driver,
+        driver: &mut impl Driver,
     ) -> io::Result<Turn> {
         if !self.is_of_this_process() {
             return Err(stopped());
@@ -462,7 +523,7 @@ impl Shared {
         &self,
         events: impl Iterator<Item = Event>,
         wakers: &mut Vec<Waker>,
-        driver: &impl Driver,
+        driver: &mut impl Driver,
     ) -> usize {
         let mut others = 0;
         let sources = lock(&self.sources);
@@ -549,6 +610,10 @@ fn token(index: usize, generation: u32) -> u64 {
 
 fn index(token: u64) -> usize {
     token as u32 as usize
+}
+
+fn generation(token: u64) -> u32 {
+    (token >> 32) as u32
 }
 
 fn stopped() -> io::Error {

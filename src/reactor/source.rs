@@ -18,6 +18,7 @@ pub(crate) struct Source {
     pub fd: RawFd,
     /// The process, as counted by [`fork`], that registered it.
     process: AtomicU32,
+    /// A [`Watch`](super::Watch), which has one owner, has its own, without a lock, and leaves this alone.
     home: Mutex<Home>,
 }
 
@@ -25,11 +26,25 @@ pub(crate) struct Source {
 #[cfg(all(target_pointer_width = "64", target_os = "linux", not(loom)))]
 const _: () = assert!(size_of::<Source>() <= 64);
 
+/// Where a source is registered.
 #[derive(Debug)]
-struct Home {
+pub(crate) struct Home {
     reactor: Arc<Shared>,
     token: u64,
 }
+
+impl Home {
+    fn ask(&self, fd: RawFd, interest: Ready, waker: &Waker) {
+        self.reactor.asked(fd, self.token, interest, waker);
+    }
+
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.reactor.remove(fd, self.token)
+    }
+}
+
+/// The token of what is not registered.
+const NOWHERE: u64 = u64::MAX;
 
 impl Source {
     /// Registers `fd` with the reactor of the current thread, or else with the shared one.
@@ -55,82 +70,149 @@ impl Source {
         })
     }
 
-    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is. Nothing counts as ready until the kernel
-    /// has said so.
-    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<Arc<Source>> {
+    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is, which has the [`Home`] of its source. Nothing
+    /// counts as ready until the kernel has said so. To be told of nothing is not to be registered.
+    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<(Arc<Source>, Home)> {
         current::with_reactor(|reactor| {
-            reactor.add_watch(fd, watched, |token| {
+            let mut home = Home { reactor: reactor.clone(), token: NOWHERE };
+            let mut make = |token| {
+                home.token = token;
                 let readiness = Readiness::new();
                 readiness.clear(ALL, readiness.seen());
                 let source = Arc::new(Source {
                     readiness,
                     fd,
                     process: AtomicU32::new(fork::generation()),
-                    home: Mutex::new(Home { reactor: reactor.clone(), token }),
+                    home: Mutex::new(Home { reactor: reactor.clone(), token: NOWHERE }),
                 });
-                source.readiness.adopt(reactor.asks());
+                if reactor.asks() {
+                    source.readiness.adopt(true);
+                }
                 source
-            })
+            };
+            let source = match watched.interest {
+                Ready::NONE => make(NOWHERE),
+                _ => reactor.add_watch(fd, watched, make)?,
+            };
+            Ok((source, home))
         })
     }
 
-    /// Changes what is watched.
-    pub fn change_watch(self: &Arc<Self>, watched: Watched) -> io::Result<()> {
-        self.find_home_watch(watched)?;
-        let home = lock(&self.home);
-        home.reactor.change_watch(self.fd, home.token, watched)?;
+    /// Changes what is watched, which was `before`. An error has changed nothing.
+    pub fn change_watch(
+        self: &Arc<Self>,
+        home: &mut Home,
+        before: Watched,
+        watched: Watched,
+    ) -> io::Result<()> {
+        if watched.interest == Ready::NONE {
+            home.token = home.reactor.park_watch(self.fd, home.token);
+        } else if before.interest == Ready::NONE {
+            // Nothing is known since then.
+            return match home.reactor.unpark_watch(self.fd, home.token, watched) {
+                Ok(token) => {
+                    home.token = token;
+                    Ok(())
+                }
+                Err(_) if !home.reactor.is_alive() => self.move_watch(home, watched),
+                Err(_) if home.token == NOWHERE => {
+                    let reactor = home.reactor.clone();
+                    self.move_by(home, &reactor, |make| reactor.add_watch(self.fd, watched, make))
+                }
+                Err(e) => Err(e),
+            };
+        } else if home.reactor.is_alive() {
+            home.reactor.change_watch(self.fd, home.token, watched)?;
+        } else {
+            self.move_watch(home, watched)?;
+        }
         // What is known was about something else. The kernel reports anew.
-        self.readiness.clear(ALL, self.readiness.seen());
+        let seen = self.readiness.seen();
+        if seen.is_ready(ALL) {
+            self.readiness.clear(ALL, seen);
+        }
         Ok(())
     }
 
-    /// Takes what the kernel has reported of `watched` since the last time; waits if that is nothing.
+    /// Takes what the kernel has reported since the last time; waits, as the one task that does so, if that is nothing. It may
+    /// be more than what is watched.
+    #[inline]
     pub fn poll_watch(
         self: &Arc<Self>,
-        waiter: &mut Option<usize>,
+        home: &mut Home,
         watched: Watched,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Ready>> {
-        // Of an error one is told unasked, and it counts as everything. Nobody else is told of writing unasked.
-        let heard = watched.interest | Ready::WRITABLE;
+        if watched.interest == Ready::NONE {
+            return Poll::Pending;
+        }
         loop {
             if !self.is_of_this_process() {
-                self.find_home_watch(watched)?;
+                self.find_home_watch(home, watched)?;
             }
             let seen = self.readiness.seen();
-            if seen.is_ready(heard) {
+            if seen.is_ready(ALL) {
                 self.readiness.clear(ALL, seen);
-                self.forget(waiter);
                 return Poll::Ready(Ok(seen.ready()));
             }
-            let wait = match *waiter {
-                Some(key) => self.readiness.poll_waiter(key, cx.waker()),
-                None => {
-                    let (wait, key) = self.readiness.insert(heard, cx.waker());
-                    *waiter = key;
-                    wait
-                }
-            };
-            match wait {
-                Wait::Ready => self.forget(waiter),
+            match self.wait_watch(watched.interest, cx.waker()) {
+                Wait::Ready => {}
                 Wait::Stored => return Poll::Pending,
                 Wait::StoredAndAsks => {
-                    self.ask(watched.interest, cx.waker());
+                    home.ask(self.fd, watched.interest, cx.waker());
                     return Poll::Pending;
                 }
-                Wait::Orphaned => self.find_home_watch(watched)?,
+                Wait::Orphaned => self.find_home_watch(home, watched)?,
             }
         }
     }
 
+    /// The usual case of [`poll_watch`](Source::poll_watch) for those who wait on at once: there is something to read, and
+    /// nothing else. `false`: this is not that case, and nothing has changed.
+    #[inline]
+    pub fn take_readable(&self, home: &Home, cx: &mut Context<'_>) -> bool {
+        let seen = self.readiness.seen();
+        if seen.ready() != Ready::READABLE {
+            return false;
+        }
+        if !self.clear_and_wait(Direction::Read, seen, cx) {
+            match self.readiness.wait(Direction::Read, cx.waker()) {
+                Wait::Stored => {}
+                Wait::StoredAndAsks => home.ask(self.fd, Ready::READABLE, cx.waker()),
+                // Something new; the next look finds out.
+                Wait::Ready | Wait::Orphaned => cx.waker().wake_by_ref(),
+            }
+        }
+        true
+    }
+
+    /// In the slots, where there is room without an allocation. The end comes with the news that there is something to read,
+    /// and an error with both directions, so nothing is missed.
+    #[inline]
+    fn wait_watch(&self, interest: Ready, waker: &Waker) -> Wait {
+        if interest != Ready::WRITABLE {
+            let wait = self.readiness.wait(Direction::Read, waker);
+            if !interest.contains(Ready::WRITABLE) || !matches!(wait, Wait::Stored | Wait::StoredAndAsks) {
+                return wait;
+            }
+        }
+        self.readiness.wait(Direction::Write, waker)
+    }
+
     #[cold]
-    fn find_home_watch(self: &Arc<Self>, watched: Watched) -> io::Result<()> {
-        let mut home = lock(&self.home);
+    fn find_home_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
         if home.reactor.is_alive() {
             return Ok(());
         }
+        self.move_watch(home, watched)
+    }
+
+    fn move_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
         current::with_reactor(|reactor| {
-            self.move_by(&mut home, reactor, |make| reactor.add_watch(self.fd, watched, make))
+            self.move_by(home, reactor, |make| reactor.add_watch(self.fd, watched, make))?;
+            // Nothing keeps the one that has stopped.
+            lock(&self.home).reactor = reactor.clone();
+            Ok(())
         })
     }
 
@@ -147,8 +229,7 @@ impl Source {
 
     /// Takes the descriptor out of its reactor. To be called once, before the descriptor is closed or given away.
     pub fn deregister(&self) -> io::Result<()> {
-        let home = lock(&self.home);
-        home.reactor.remove(self.fd, home.token)
+        lock(&self.home).remove(self.fd)
     }
 
     /// Waits, as the one task that polls this direction, until an operation is worth a try (which may be now).
@@ -252,7 +333,7 @@ impl Source {
             if level.intersects(interest) {
                 // Whoever else waits in this direction may have just lost the edge that was his: he is told as well.
                 let mut wakers = Vec::new();
-                self.readiness.publish(level, &no_tasks, &mut wakers);
+                self.readiness.publish(level, &mut no_tasks, &mut wakers);
                 return wake_all(&mut wakers);
             }
             self.readiness.clear(interest, seen);
@@ -266,8 +347,7 @@ impl Source {
 
     #[cold]
     fn ask(&self, interest: Ready, waker: &Waker) {
-        let home = lock(&self.home);
-        home.reactor.asked(self.fd, home.token, interest, waker);
+        lock(&self.home).ask(self.fd, interest, waker);
     }
 
     /// Its reactor has stopped, or belongs to the process that forked this one: on to the one of whoever polls now.

@@ -2,7 +2,7 @@
 //! the same way every time.
 
 use super::clock::{self, Clock, MockClock};
-use super::driver::{Driver, no_tasks};
+use super::driver::{Answer, Driver, no_tasks};
 use super::readiness::{Direction, Wait};
 use super::shared::{Scratch, Shared, Turn};
 use super::source::Source;
@@ -92,7 +92,7 @@ impl Bench {
 
     fn try_turn(&self, timeout: Option<Duration>) -> io::Result<Turn> {
         let mut scratch = self.scratch.borrow_mut();
-        self.reactor.turn(Some(&self.own), &mut scratch, timeout, &Cell::new(None), self)
+        self.reactor.turn(Some(&self.own), &mut scratch, timeout, &Cell::new(None), &mut &*self)
     }
 
     /// Who was woken since the last time, in order.
@@ -101,16 +101,16 @@ impl Bench {
     }
 }
 
-impl Driver for Bench {
-    fn schedule(&self, waker: &Waker) -> bool {
+impl Driver for &Bench {
+    fn claim(&mut self, waker: &Waker) -> Answer {
         let tasks = self.tasks.borrow();
         let task = tasks.iter().find(|(task, _)| task.will_wake(waker));
         self.woken.lock().unwrap().extend(task.map(|(_, name)| name));
-        task.is_some()
+        task.map_or(Answer::No, |_| Answer::Known)
     }
 
-    unsafe fn schedule_again(&self, waker: &Waker) -> bool {
-        assert!(self.schedule(waker), "this is not the waker of one of its tasks");
+    unsafe fn claim_again(&mut self, waker: &Waker) -> bool {
+        assert_eq!(self.claim(waker), Answer::Known, "this is not the waker of one of its tasks");
         true
     }
 }
@@ -412,7 +412,7 @@ fn an_earlier_timer_ends_the_sleep_and_a_later_one_does_not() {
     };
     let turn = || {
         let mut scratch = Scratch::default();
-        reactor.turn(None, &mut scratch, Some(MS), &Cell::new(None), &no_tasks).unwrap().notified
+        reactor.turn(None, &mut scratch, Some(MS), &Cell::new(None), &mut no_tasks).unwrap().notified
     };
     script.then_do(set(10, bench.waker("first")));
     assert!(turn());

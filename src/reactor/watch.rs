@@ -1,6 +1,7 @@
 //! A descriptor that somebody else reads and writes.
 
 use super::Source;
+use super::source::Home;
 use crate::sys::{Ready, Trigger, Watched};
 use std::fmt;
 use std::future::poll_fn;
@@ -8,7 +9,7 @@ use std::io;
 use std::ops::{BitAnd, BitOr, BitOrAssign};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// What a [`Watch`] waits for, and what it has found: a set of bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -108,8 +109,8 @@ impl fmt::Debug for Interest {
 /// ```
 pub struct Watch {
     source: Arc<Source>,
+    home: Home,
     watched: Watched,
-    waiter: Option<usize>,
     /// The peer has gone, which does not change any more.
     is_closed: bool,
 }
@@ -124,20 +125,30 @@ impl Watch {
     /// [`Trigger::Edge`] on a system that has only poll(2).
     pub fn new(fd: &impl AsRawFd, interest: Interest, trigger: Trigger) -> io::Result<Watch> {
         let watched = Watched { interest: Ready(interest.0), trigger };
-        let source = Source::register_watch(fd.as_raw_fd(), watched)?;
-        Ok(Watch { source, watched, waiter: None, is_closed: false })
+        let (source, home) = Source::register_watch(fd.as_raw_fd(), watched)?;
+        Ok(Watch { source, home, watched, is_closed: false })
     }
 
     /// Waits for something else from now on. What the descriptor is ready for already is reported, also if it has been
     /// before.
     ///
+    /// While it waits for [nothing](Interest::NONE), its descriptor is not registered: it may be closed, or watched by somebody
+    /// else. To wait for something again allocates nothing.
+    ///
     /// # Errors
     ///
-    /// The kernel's, which means that the descriptor was closed by somebody else; then nothing has changed.
+    /// The kernel's, which means that the descriptor was closed by somebody else; after it has waited for nothing, those of
+    /// [`new`](Watch::new). Then nothing has changed.
     pub fn set_interest(&mut self, interest: Interest) -> io::Result<()> {
         let watched = Watched { interest: Ready(interest.0), ..self.watched };
-        self.source.change_watch(watched)?;
-        self.source.forget(&mut self.waiter);
+        if watched.interest == Ready::NONE {
+            if self.watched.interest == Ready::NONE {
+                return Ok(());
+            }
+            // The next one with the number may be another.
+            self.is_closed = false;
+        }
+        self.source.change_watch(&mut self.home, self.watched, watched)?;
         self.watched = watched;
         Ok(())
     }
@@ -157,14 +168,15 @@ impl Watch {
     /// # Errors
     ///
     /// If its reactor has stopped and it cannot be registered with another.
+    #[inline]
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Interest>> {
         loop {
-            let mut found = match self.source.poll_watch(&mut self.waiter, self.watched, cx) {
-                Poll::Ready(Ok(ready)) => Interest::found(ready),
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                Poll::Pending => Interest::NONE,
+            let ready = match self.source.poll_watch(&mut self.home, self.watched, cx) {
+                Poll::Ready(ready) => ready?,
+                Poll::Pending if !self.is_closed => return Poll::Pending,
+                Poll::Pending => Ready::NONE,
             };
-            let was_found = !found.is_empty();
+            let mut found = Interest::found(ready);
             self.is_closed |= found.contains(Interest::CLOSED);
             // kqueue tells of it once only.
             if self.is_closed && self.watched.trigger == Trigger::Level {
@@ -174,10 +186,29 @@ impl Watch {
             if !found.is_empty() {
                 return Poll::Ready(Ok(found));
             }
-            if !was_found {
+            if ready == Ready::NONE {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// [`poll_ready`](Watch::poll_ready), and waits on in the same step, for those who come back whenever they are woken: a
+    /// loop of callbacks. If there is something new already, the waker is woken at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`poll_ready`](Watch::poll_ready).
+    #[inline]
+    pub fn take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Interest>> {
+        if self.watched.interest == Ready::READABLE && self.source.take_readable(&self.home, cx) {
+            return Poll::Ready(Ok(Interest::READ));
+        }
+        let mut found = ready!(self.poll_ready(cx))?;
+        if let Poll::Ready(more) = self.poll_ready(cx) {
+            found |= more?;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(found))
     }
 
     /// Waits until something is found. See [`poll_ready`](Watch::poll_ready).
@@ -203,9 +234,8 @@ impl AsRawFd for Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.source.forget(&mut self.waiter);
         // The descriptor may have been closed, and there is nobody to tell.
-        let _ = self.source.deregister();
+        let _ = self.home.remove(self.source.fd);
     }
 }
 

@@ -144,7 +144,8 @@ impl std::str::FromStr for Backend {
 pub(crate) struct Ready(pub u32);
 
 impl Ready {
-    // The first and the third as epoll has them, which so need no translation.
+    pub const NONE: Ready = Ready(0);
+    // This one and the next as epoll has them, which so need no translation.
     pub const READABLE: Ready = Ready(1);
     pub const WRITABLE: Ready = Ready(1 << 2);
     /// Urgent data: a read may stop at the mark.

@@ -80,17 +80,20 @@ impl<L: Accepts> Accept<'_, L> {
         ready!(budget::is_left(cx));
         let source = &self.listener.source;
         let interest = Direction::Read.interest();
+        let mut tried = false;
         loop {
             if let Some(exhausted) = &mut self.exhausted {
                 ready!(Pin::new(&mut exhausted.timer).poll(cx));
             }
             let seen = source.readiness.seen();
-            if !seen.is_ready(interest) {
+            // As in every operation: who polls may know more than a reactor that somebody else turns.
+            if !seen.is_ready(interest) && (tried || !seen.asks()) {
                 // Somebody else has emptied the queue: the next connection is what to wait for, and no timer.
                 self.exhausted = None;
                 ready!(source.poll_waiter(&mut self.waiter, interest, cx))?;
                 continue;
             }
+            tried = true;
             match socket::accept(self.listener.get_ref().as_fd()) {
                 Ok((fd, addr)) => {
                     source.forget(&mut self.waiter);

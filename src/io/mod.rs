@@ -444,16 +444,25 @@ fn poll_op<R>(
     full: impl FnOnce(&R) -> bool,
 ) -> Poll<io::Result<R>> {
     let mut asked = false;
+    let mut tried = false;
     loop {
         let seen = source.readiness.seen();
         // What is cached of a type that we do not know says nothing.
         if !seen.is_ready(direction.interest()) && kind != Kind::Unknown {
-            ready!(source.poll_ready(direction, cx))?;
-            continue;
+            // Who polls again while it waits may know more than a reactor that somebody else turns.
+            let is_again = seen.asks() && (kind != Kind::Tcp || seen.is_polled(direction));
+            if tried || !is_again {
+                ready!(source.poll_ready(direction, cx))?;
+                continue;
+            }
         }
+        tried = true;
         ready!(budget::is_left(cx));
         match op() {
             Ok(result) => {
+                if !seen.is_ready(direction.interest()) && seen.is_listed(direction) {
+                    source.tell(direction);
+                }
                 if !full(&result) && kind == Kind::Tcp && seen.trusts_short() {
                     source.readiness.clear(direction.interest(), seen);
                 } else {

@@ -13,6 +13,7 @@ pub(crate) struct Operation<'a, T, F, P> {
     waiter: Option<usize>,
     op: F,
     full: P,
+    until_short: bool,
 }
 
 impl<T> Async<T> {
@@ -22,7 +23,7 @@ impl<T> Async<T> {
         direction: Direction,
         op: F,
     ) -> Operation<'_, T, F, impl Fn(&R) -> bool + use<T, R, F>> {
-        self.operation_until_short(direction, op, |_| true)
+        Operation { io: self, direction, waiter: None, op, full: |_: &R| true, until_short: false }
     }
 
     /// [`operation`](Async::operation), for an `op` whose result tells that there was no more: it is not `full`.
@@ -32,7 +33,7 @@ impl<T> Async<T> {
         op: F,
         full: P,
     ) -> Operation<'_, T, F, P> {
-        Operation { io: self, direction, waiter: None, op, full }
+        Operation { io: self, direction, waiter: None, op, full, until_short: true }
     }
 }
 
@@ -43,20 +44,29 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool> Future for Operatio
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         ready!(budget::is_left(cx));
-        let Operation { io, direction, waiter, op, full } = &mut *self;
+        let Operation { io, direction, waiter, op, full, until_short } = &mut *self;
         let (interest, readiness) = (direction.interest(), &io.source.readiness);
+        let mut tried = false;
         loop {
             let seen = readiness.seen();
-            if !seen.is_ready(interest) {
+            // Who polls anew, or again, may know more than a reactor that somebody else turns.
+            let is_again = seen.asks() && (!*until_short || waiter.is_some());
+            if !seen.is_ready(interest) && (tried || !is_again) {
                 ready!(io.source.poll_waiter(waiter, interest, cx))?;
                 // Somebody else may have used it up: look again, and wait anew if so.
                 continue;
             }
+            tried = true;
             match op(io.get_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => readiness.clear(interest, seen),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     io.source.forget(waiter);
+                    let left = readiness.seen();
+                    if !seen.is_ready(interest) && (left.is_listed(*direction) || left.is_polled(*direction))
+                    {
+                        io.source.tell(*direction);
+                    }
                     if result.as_ref().is_ok_and(|result| !full(result)) && seen.trusts_short() {
                         readiness.clear(interest, seen);
                     } else {

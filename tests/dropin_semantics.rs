@@ -6,7 +6,8 @@ mod common;
 use common::{run, tcp_pair};
 use futures_lite::future::poll_once;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt};
-use std::io::{self, Read, Write};
+use std::cell::Cell;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use wakewheel::Async;
@@ -113,6 +114,45 @@ fn a_datagram_is_received_whenever_that_is_polled() {
         assert!(poll_once(ours.recv(&mut [0; 8])).await.is_none());
         theirs.send(b"ab")?;
         assert_eq!(poll_once(ours.recv(&mut [0; 8])).await.expect("it is there")?, 2);
+        Ok(())
+    });
+}
+
+/// What a closure waits for may be something else than the descriptor: another task's work on a session that they share.
+#[test]
+fn a_closure_is_called_again_in_every_poll() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let mut ours = Async::new(ours).unwrap();
+    let calls = Cell::new(0);
+    let done = Cell::new(false);
+    let op = || {
+        calls.set(calls.get() + 1);
+        if done.get() { Ok(calls.get()) } else { Err(ErrorKind::WouldBlock.into()) }
+    };
+    run(async {
+        let mut with = Box::pin(ours.read_with(|_| op()));
+        for n in 1..4 {
+            assert!(poll_once(&mut with).await.is_none());
+            assert_eq!(calls.get(), n);
+        }
+        done.set(true);
+        assert_eq!(poll_once(&mut with).await.expect("it is called")?, 4);
+        drop(with);
+
+        // A socket with room to write is ready, and the closure is asked at once.
+        done.set(false);
+        // SAFETY: nothing is replaced.
+        let mut with = Box::pin(unsafe { ours.write_with_mut(|_| op()) });
+        assert!(poll_once(&mut with).await.is_none());
+        done.set(true);
+        poll_once(&mut with).await.expect("it is called")?;
+        drop(with);
+
+        // An interruption is the closure's affair.
+        let interrupted = ours.read_with(|_| Err::<(), _>(ErrorKind::Interrupted.into())).await;
+        assert_eq!(interrupted.unwrap_err().kind(), ErrorKind::Interrupted);
+        theirs.write_all(b"x")?;
+        assert_eq!(ours.read_with(|mut stream| stream.read(&mut [0; 8])).await?, 1);
         Ok(())
     });
 }

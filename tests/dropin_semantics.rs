@@ -7,17 +7,20 @@ use common::{run, tcp_pair};
 use futures_lite::future::poll_once;
 use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use wakewheel::Async;
+use std::time::Instant;
+use wakewheel::{Async, IoSafe, Timer};
 
 /// Nobody turns the reactor between the event and the poll.
 #[test]
 fn a_read_is_tried_whenever_it_is_polled() {
     fn read<T>((ours, mut theirs): (T, impl Write)) -> io::Result<()>
     where
-        T: std::os::fd::AsFd + wakewheel::IoSafe + Read,
+        T: AsFd + IoSafe + Read,
     {
         let mut ours = Async::new(ours)?;
         let mut buf = [0; 8];
@@ -44,7 +47,7 @@ fn a_read_is_tried_whenever_it_is_polled() {
 fn a_write_is_tried_whenever_it_is_polled() {
     fn write<T>((ours, mut theirs): (T, T)) -> io::Result<()>
     where
-        T: std::os::fd::AsFd + wakewheel::IoSafe + Read + Write,
+        T: AsFd + IoSafe + Read + Write,
         for<'a> &'a T: Write,
     {
         let mut ours = Async::new(ours)?;
@@ -155,4 +158,148 @@ fn a_closure_is_called_again_in_every_poll() {
         assert_eq!(ours.read_with(|mut stream| stream.read(&mut [0; 8])).await?, 1);
         Ok(())
     });
+}
+
+/// Level-triggered, whoever reads, and how much.
+#[test]
+fn what_was_left_by_a_partial_read_is_readable() {
+    let (ours, mut theirs) = tcp_pair();
+    let mut ours = Async::new(ours).unwrap();
+    run(async {
+        theirs.write_all(b"abc")?;
+        let mut byte = [0];
+        ours.read_exact(&mut byte).await?;
+        ours.readable().await?;
+        assert_eq!(ours.get_ref().read(&mut byte)?, 1);
+        ours.readable().await?;
+        poll_fn(|cx| ours.poll_readable(cx)).await?;
+        assert_eq!(ours.read(&mut byte).await?, 1);
+        assert_eq!(byte, *b"c");
+        assert!(poll_once(ours.readable()).await.is_none());
+        Ok(())
+    });
+}
+
+#[test]
+fn to_close_only_flushes() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (mut ours, mut theirs) = (Async::new(ours).unwrap(), Async::new(theirs).unwrap());
+    run(async {
+        ours.write_all(b"a").await?;
+        ours.close().await?;
+        ours.write_all(b"b").await?;
+        let mut buf = [0; 2];
+        theirs.read_exact(&mut buf).await?;
+        assert!(poll_once(theirs.read(&mut buf)).await.is_none(), "not the end");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_timer_is_a_stream_that_never_ends() {
+    run(async {
+        let at = Instant::now();
+        let mut timer = Timer::at(at);
+        assert_eq!(timer.next().await, Some(at));
+        assert!(poll_once(timer.next()).await.is_none());
+        assert!(!timer.will_fire());
+        timer.set_at(at);
+        assert!(timer.will_fire());
+        assert_eq!((&mut timer).await, at);
+        Ok(())
+    });
+}
+
+/// As D-Bus clients do it.
+#[test]
+fn descriptors_come_in_messages_that_are_read_through_get_ref() {
+    let (ours, theirs) = Async::<UnixStream>::pair().unwrap();
+    let (mut near, far) = UnixStream::pair().unwrap();
+    run(async {
+        let mut buf = [0; 8];
+        for _ in 0..3 {
+            let mut readable = poll_fn(|cx| ours.poll_readable(cx));
+            assert!(poll_once(&mut readable).await.is_none());
+            theirs.send_fds(b"here", &[far.as_fd()]).await?;
+            readable.await?;
+            let (n, fds) = ours.recv_fds(&mut buf, 1).await?;
+            assert_eq!((n, fds.len()), (4, 1));
+            let mut far = UnixStream::from(fds.into_iter().next().unwrap());
+            near.write_all(b"x")?;
+            far.read_exact(&mut buf[..1])?;
+        }
+        Ok(())
+    });
+}
+
+/// What others wrap, whose rules are not known here.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod linux {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::process::{Command, Stdio};
+
+    fn owned(fd: i64) -> OwnedFd {
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: the kernel has made it just now, for nobody else.
+        unsafe { OwnedFd::from_raw_fd(fd as i32) }
+    }
+
+    #[test]
+    fn a_pidfd_is_readable_once_its_process_has_exited() {
+        let mut child = Command::new("sleep").arg("1000").stdin(Stdio::null()).spawn().unwrap();
+        // SAFETY: no pointers.
+        let fd = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) });
+        let fd = Async::new(fd).unwrap();
+        run(async {
+            assert!(poll_once(fd.readable()).await.is_none());
+            child.kill()?;
+            fd.readable().await?;
+            fd.readable().await
+        });
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_timerfd_that_is_drained_is_waited_for_again() {
+        // SAFETY: no pointers.
+        let fd = owned(unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK) }.into());
+        let period = libc::timespec { tv_sec: 0, tv_nsec: 2_000_000 };
+        let spec = libc::itimerspec { it_interval: period, it_value: period };
+        // SAFETY: `spec` is valid for reads; null is allowed.
+        unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &spec, std::ptr::null_mut()) };
+        let mut timer = Async::new(File::from(fd)).unwrap();
+        run(async {
+            let mut count = [0; 8];
+            for _ in 0..3 {
+                timer.read_exact(&mut count).await?;
+                assert_ne!(u64::from_ne_bytes(count), 0);
+                timer.readable().await?;
+                timer.read_with(|mut file| file.read(&mut count)).await?;
+            }
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn inotify_tells_of_a_file() {
+        let dir = common::dir::Dir::new("inotify");
+        // SAFETY: no pointers.
+        let fd = owned(unsafe { libc::inotify_init1(libc::IN_CLOEXEC) }.into());
+        let path = std::ffi::CString::new(dir.path("").into_os_string().into_encoded_bytes()).unwrap();
+        // SAFETY: the path ends with a zero.
+        assert!(unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), libc::IN_CREATE) } >= 0);
+        let mut inotify = Async::new(File::from(fd)).unwrap();
+        run(async {
+            let mut events = [0; 1024];
+            for name in ["a", "b"] {
+                let mut read = inotify.read(&mut events);
+                assert!(poll_once(&mut read).await.is_none());
+                File::create(dir.path(name))?;
+                assert_ne!(read.await?, 0);
+            }
+            Ok(())
+        });
+    }
 }

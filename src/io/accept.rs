@@ -91,7 +91,8 @@ impl<L: Accepts> Accept<'_, L> {
                 ready!(Pin::new(&mut exhausted.timer).poll(cx));
             }
             let seen = source.readiness.seen();
-            if !seen.is_ready(interest) && !(is_again && seen.asks()) {
+            let is_worth_a_try = seen.is_ready(interest) || is_again && seen.asks();
+            if !is_worth_a_try {
                 // Somebody else has emptied the queue: the next connection is what to wait for, and no timer.
                 self.exhausted = None;
                 ready!(source.poll_waiter(&mut self.waiter, interest, cx))?;

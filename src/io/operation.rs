@@ -62,7 +62,8 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool> Future for Operatio
         *tried_in = poll;
         loop {
             let seen = readiness.seen();
-            if !seen.is_ready(interest) && !(is_again && seen.asks()) {
+            let is_worth_a_try = seen.is_ready(interest) || is_again && seen.asks();
+            if !is_worth_a_try {
                 ready!(io.source.poll_waiter(waiter, interest, cx))?;
                 // Somebody else may have used it up: look again, and wait anew if so.
                 continue;

@@ -1,10 +1,14 @@
-//! Does nothing, except for the tests of the kqueue backend on Linux: `--cfg wakewheel_libkqueue` in RUSTFLAGS builds
-//! it against an installed libkqueue, which pkg-config finds.
+//! Says which of std's types there are. And for the tests of the kqueue backend on Linux, `--cfg wakewheel_libkqueue` in
+//! RUSTFLAGS builds it against an installed libkqueue, which pkg-config finds.
 
 use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed=build.rs");
+    // std::io::pipe
+    if rust_minor_version().is_some_and(|minor| minor >= 87) {
+        println!("cargo::rustc-cfg=wakewheel_std_pipe");
+    }
     if std::env::var_os("CARGO_CFG_WAKEWHEEL_LIBKQUEUE").is_none() {
         return ExitCode::SUCCESS;
     }
@@ -23,6 +27,12 @@ fn main() -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// 85 of "rustc 1.85.0 (…)".
+fn rust_minor_version() -> Option<u32> {
+    let output = Command::new(std::env::var_os("RUSTC")?).arg("--version").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.strip_prefix("rustc 1.")?.split('.').next()?.parse().ok()
 }
 
 fn fail(why: &str) -> ExitCode {

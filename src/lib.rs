@@ -149,6 +149,7 @@
 //! | [`dispatch`] | servers of callbacks on threads that may block |
 //! | [`executor`] | one future, one thread of tasks, a thread per core; counters, shutdown |
 //! | [`reactor`] | a reactor in a loop of yours; which system call it waits in |
+//! | [`os`] | the descriptor of the shared reactor; kqueue's signals and exits |
 //!
 //! # Systems
 //!
@@ -163,6 +164,7 @@ pub mod event;
 pub mod evio;
 pub mod executor;
 pub mod io;
+pub mod os;
 pub mod reactor;
 mod sync;
 mod sys;

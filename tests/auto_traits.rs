@@ -387,6 +387,12 @@ fn io_safe_types() {
     io_safe::<io::BufReader<TcpStream>>();
     io_safe::<io::BufWriter<UnixStream>>();
     io_safe::<io::LineWriter<UnixStream>>();
+    #[cfg(wakewheel_std_pipe)]
+    #[allow(clippy::incompatible_msrv, reason = "where the compiler has them")]
+    {
+        io_safe::<io::PipeReader>();
+        io_safe::<io::PipeWriter>();
+    }
     const {
         assert!(!implements!(TcpListener: IoSafe));
         assert!(!implements!(UdpSocket: IoSafe));

@@ -55,6 +55,7 @@ fn run<T>(future: impl Future<Output = T>, parker: &Arc<Parker>, waker: &Waker) 
     loop {
         if mem::take(&mut is_first) || parker.take() {
             budget::grant();
+            budget::count_poll();
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return output;
             }

@@ -56,6 +56,8 @@ pub(crate) struct Accept<'a, L> {
     listener: &'a Async<L>,
     waiter: Option<usize>,
     exhausted: Option<Exhausted>,
+    /// The [poll](budget::poll_number) in which it was last tried.
+    tried_in: u32,
 }
 
 /// There were no descriptors left. An error at once would make the usual loop around accept spin, because the
@@ -71,7 +73,7 @@ const PAUSED_MAX: Duration = Duration::from_millis(100);
 
 impl<'a, L> Accept<'a, L> {
     pub fn new(listener: &'a Async<L>) -> Accept<'a, L> {
-        Accept { listener, waiter: None, exhausted: None }
+        Accept { listener, waiter: None, exhausted: None, tried_in: 0 }
     }
 }
 
@@ -80,17 +82,23 @@ impl<L: Accepts> Accept<'_, L> {
         ready!(budget::is_left(cx));
         let source = &self.listener.source;
         let interest = Direction::Read.interest();
+        let poll = budget::poll_number();
+        // As in every operation: who polls may know more than a reactor that somebody else turns.
+        let mut is_again = self.waiter.is_none() || self.tried_in == poll;
+        self.tried_in = poll;
         loop {
             if let Some(exhausted) = &mut self.exhausted {
                 ready!(Pin::new(&mut exhausted.timer).poll(cx));
             }
             let seen = source.readiness.seen();
-            if !seen.is_ready(interest) {
+            let is_worth_a_try = seen.is_ready(interest) || is_again && seen.asks();
+            if !is_worth_a_try {
                 // Somebody else has emptied the queue: the next connection is what to wait for, and no timer.
                 self.exhausted = None;
                 ready!(source.poll_waiter(&mut self.waiter, interest, cx))?;
                 continue;
             }
+            is_again = false;
             match socket::accept(self.listener.get_ref().as_fd()) {
                 Ok((fd, addr)) => {
                     source.forget(&mut self.waiter);

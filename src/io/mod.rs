@@ -37,7 +37,9 @@ use crate::sys::{Ready, socket};
 use futures_io::{AsyncRead, AsyncWrite};
 use kind::Kind;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -300,14 +302,13 @@ impl<T> Async<T> {
     /// # std::io::Result::Ok(())
     /// ```
     pub async fn read_with<R>(&self, mut op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
-        let mut first = true;
+        let mut was_ready = false;
         loop {
             match op(self.get_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            between_tries(&mut first).await;
-            self.readable().await?;
+            was_ready = again(self.readable(), was_ready).await?;
         }
     }
 
@@ -324,15 +325,14 @@ impl<T> Async<T> {
         &mut self,
         mut op: impl FnMut(&mut T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let mut first = true;
+        let mut was_ready = false;
         loop {
             // SAFETY: the caller's promise.
             match op(unsafe { self.get_mut() }) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            between_tries(&mut first).await;
-            self.readable().await?;
+            was_ready = again(self.readable(), was_ready).await?;
         }
     }
 
@@ -343,14 +343,13 @@ impl<T> Async<T> {
     ///
     /// Those of `op`, and [`poll_writable`](Async::poll_writable)'s.
     pub async fn write_with<R>(&self, mut op: impl FnMut(&T) -> io::Result<R>) -> io::Result<R> {
-        let mut first = true;
+        let mut was_ready = false;
         loop {
             match op(self.get_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            between_tries(&mut first).await;
-            self.writable().await?;
+            was_ready = again(self.writable(), was_ready).await?;
         }
     }
 
@@ -367,24 +366,33 @@ impl<T> Async<T> {
         &mut self,
         mut op: impl FnMut(&mut T) -> io::Result<R>,
     ) -> io::Result<R> {
-        let mut first = true;
+        let mut was_ready = false;
         loop {
             // SAFETY: the caller's promise.
             match op(unsafe { self.get_mut() }) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            between_tries(&mut first).await;
-            self.writable().await?;
+            was_ready = again(self.writable(), was_ready).await?;
         }
     }
 }
 
-/// After the second "would block" in a row without an end in sight, others get a turn before the next try.
-async fn between_tries(first: &mut bool) {
-    if !std::mem::replace(first, false) {
+/// Waits for the next try of an operation that we cannot see into, by `ready` or until the task is polled for whatever
+/// reason: what the operation waits for may be something else, too. Was it ready?
+///
+/// If it was the last time, and yet the operation would block, there may be no end in sight, and others get a turn before.
+async fn again(mut ready: impl Future<Output = io::Result<()>> + Unpin, was_ready: bool) -> io::Result<bool> {
+    if was_ready {
         budget::yield_now().await;
     }
+    let mut is_first = true;
+    poll_fn(|cx| match Pin::new(&mut ready).poll(cx) {
+        Poll::Pending if !mem::replace(&mut is_first, false) => Poll::Ready(Ok(false)),
+        Poll::Pending => Poll::Pending,
+        Poll::Ready(result) => Poll::Ready(result.map(|()| true)),
+    })
+    .await
 }
 
 impl<T> Drop for Async<T> {
@@ -450,16 +458,25 @@ fn poll_op<R>(
     full: impl FnOnce(&R) -> bool,
 ) -> Poll<io::Result<R>> {
     let mut asked = false;
+    let mut tried = false;
     loop {
         let seen = source.readiness.seen();
         // What is cached of a type that we do not know says nothing.
         if !seen.is_ready(direction.interest()) && kind != Kind::Unknown {
-            ready!(source.poll_ready(direction, cx))?;
-            continue;
+            // Who polls again while it waits may know more than a reactor that somebody else turns.
+            let is_again = seen.asks() && (kind != Kind::Tcp || seen.is_polled(direction));
+            if tried || !is_again {
+                ready!(source.poll_ready(direction, cx))?;
+                continue;
+            }
         }
+        tried = true;
         ready!(budget::is_left(cx));
         match op() {
             Ok(result) => {
+                if !seen.is_ready(direction.interest()) && seen.is_listed() {
+                    source.tell(direction);
+                }
                 if !full(&result) && seen.trusts_short() {
                     source.readiness.clear(direction.interest(), seen);
                 } else {

@@ -13,6 +13,9 @@ pub(crate) struct Operation<'a, T, F, P> {
     waiter: Option<usize>,
     op: F,
     full: P,
+    until_short: bool,
+    /// The [poll](budget::poll_number) in which it was last tried.
+    tried_in: u32,
 }
 
 impl<T> Async<T> {
@@ -22,7 +25,15 @@ impl<T> Async<T> {
         direction: Direction,
         op: F,
     ) -> Operation<'_, T, F, impl Fn(&R) -> bool + use<T, R, F>> {
-        self.operation_until_short(direction, op, |_| true)
+        Operation {
+            io: self,
+            direction,
+            waiter: None,
+            op,
+            full: |_: &R| true,
+            until_short: false,
+            tried_in: 0,
+        }
     }
 
     /// [`operation`](Async::operation), for an `op` whose result tells that there was no more: it is not `full`.
@@ -32,7 +43,7 @@ impl<T> Async<T> {
         op: F,
         full: P,
     ) -> Operation<'_, T, F, P> {
-        Operation { io: self, direction, waiter: None, op, full }
+        Operation { io: self, direction, waiter: None, op, full, until_short: true, tried_in: 0 }
     }
 }
 
@@ -43,20 +54,30 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool> Future for Operatio
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         ready!(budget::is_left(cx));
-        let Operation { io, direction, waiter, op, full } = &mut *self;
+        let Operation { io, direction, waiter, op, full, until_short, tried_in } = &mut *self;
         let (interest, readiness) = (direction.interest(), &io.source.readiness);
+        let poll = budget::poll_number();
+        // Who polls anew, or again, may know more than a reactor that somebody else turns.
+        let mut is_again = if waiter.is_none() { !*until_short } else { *tried_in == poll };
+        *tried_in = poll;
         loop {
             let seen = readiness.seen();
-            if !seen.is_ready(interest) {
+            let is_worth_a_try = seen.is_ready(interest) || is_again && seen.asks();
+            if !is_worth_a_try {
                 ready!(io.source.poll_waiter(waiter, interest, cx))?;
                 // Somebody else may have used it up: look again, and wait anew if so.
                 continue;
             }
+            is_again = false;
             match op(io.get_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => readiness.clear(interest, seen),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => {
                     io.source.forget(waiter);
+                    let left = readiness.seen();
+                    if !seen.is_ready(interest) && (left.is_listed() || left.is_polled(*direction)) {
+                        io.source.tell(*direction);
+                    }
                     if result.as_ref().is_ok_and(|result| !full(result)) && seen.trusts_batch() {
                         readiness.clear(interest, seen);
                     } else {

@@ -30,6 +30,14 @@ io_safe! {
     TcpStream, UnixStream, ChildStdin, ChildStdout, ChildStderr,
 }
 
+// Where the compiler has them: from Rust 1.87 on.
+#[cfg(wakewheel_std_pipe)]
+#[allow(clippy::incompatible_msrv)]
+mod pipe {
+    use super::IoSafe;
+    io_safe!(std::io::PipeReader, std::io::PipeWriter);
+}
+
 // SAFETY: nothing can be replaced through a shared reference.
 unsafe impl<T: ?Sized> IoSafe for &T {}
 // SAFETY: they read and write through the inner type, which keeps its promise.

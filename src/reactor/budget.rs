@@ -14,6 +14,18 @@ const UNITS: u32 = 128;
 
 thread_local! {
     static LEFT: Cell<u32> = const { Cell::new(UNITS) };
+    static POLLS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// `block_on`, which has turned the reactor, is about to poll its future.
+pub(crate) fn count_poll() {
+    POLLS.set(POLLS.get().wrapping_add(1));
+}
+
+/// The poll of `block_on` that this thread is in. Two operations with the same number have had no turn in between, if there is
+/// a `block_on`; if not, nobody knows.
+pub(crate) fn poll_number() -> u32 {
+    POLLS.get()
 }
 
 /// A task is about to be polled.

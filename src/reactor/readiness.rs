@@ -84,6 +84,21 @@ impl Seen {
         Ready(self.0 as u32 & ALL.0)
     }
 
+    /// Its reactor is one that others turn, or has to be asked: what it will say next may be old news to the kernel.
+    pub fn asks(self) -> bool {
+        self.0 & ASKS != 0
+    }
+
+    /// Somebody waits in this direction by polling.
+    pub fn is_polled(self, direction: Direction) -> bool {
+        self.0 & direction.slot_bit() != 0
+    }
+
+    /// Somebody waits in the list.
+    pub fn is_listed(self) -> bool {
+        self.0 & LISTED != 0
+    }
+
     /// May a read or write that moved fewer bytes than it could count as "would block"? Only on [such](Readiness::trust_short)
     /// a descriptor; and not once the end, an error or an urgent mark is in sight: what stopped it may have been that, and no
     /// further edge would come.

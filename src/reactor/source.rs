@@ -57,7 +57,10 @@ impl Source {
         current::with_reactor(|reactor| {
             reactor.add(fd, |token| {
                 let readiness = Readiness::new();
-                readiness.clear(not_yet, readiness.seen());
+                // (Where others turn, who polls at once is not made to wait for them.)
+                if !reactor.asks() {
+                    readiness.clear(not_yet, readiness.seen());
+                }
                 let source = Arc::new(Source {
                     readiness,
                     fd,
@@ -343,6 +346,14 @@ impl Source {
             }
             // There was an event meanwhile, of whatever direction: so it was not cleared, and the answer may be old.
         }
+    }
+
+    /// Somebody has used up what the reactor has not heard of, and now may never: this is the event, for those who wait.
+    #[cold]
+    pub fn tell(&self, direction: Direction) {
+        let mut wakers = Vec::new();
+        self.readiness.publish(direction.interest(), &mut no_tasks, &mut wakers);
+        wake_all(&mut wakers);
     }
 
     #[cold]

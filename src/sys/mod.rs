@@ -57,6 +57,7 @@ mod libkqueue;
 mod notifier;
 pub(crate) mod option;
 mod poll;
+pub(crate) mod process;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub(crate) mod signal;

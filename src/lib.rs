@@ -151,6 +151,7 @@
 //! | [`dispatch`] | servers of callbacks on threads that may block |
 //! | [`executor`] | one future, one thread of tasks, a thread per core; counters, shutdown |
 //! | [`reactor`] | a reactor in a loop of yours; which system call it waits in |
+//! | [`os`] | the descriptor of the shared reactor; kqueue's signals and exits |
 //!
 //! # Systems
 //!
@@ -166,6 +167,7 @@ pub mod evio;
 pub mod executor;
 pub mod io;
 pub mod net;
+pub mod os;
 pub mod process;
 pub mod reactor;
 mod sync;

@@ -148,7 +148,8 @@ async fn more_than_fits() -> io::Result<()> {
 }
 
 async fn datagrams() -> io::Result<()> {
-    let (a, b) = (Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?, Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?);
+    let (a, b) =
+        (Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?, Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?);
     let to = b.get_ref().local_addr()?;
     let mut buf = [0; 10];
     for i in 0..20 {
@@ -194,7 +195,8 @@ async fn time() -> io::Result<()> {
 
 async fn names_and_children() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let stream = Async::<TcpStream>::connect_host(&format!("localhost:{}", listener.local_addr()?.port())).await?;
+    let stream =
+        Async::<TcpStream>::connect_host(&format!("localhost:{}", listener.local_addr()?.port())).await?;
     assert_eq!(stream.get_ref().peer_addr()?, listener.local_addr()?);
     let mut command = std::process::Command::new("sh");
     let child = wakewheel::process::Child::spawn(command.args(["-c", "exit 3"]))?;

@@ -5,7 +5,8 @@ mod common;
 mod proc;
 
 use common::{
-    PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, skip_if, tcp_pair, within,
+    PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, skip_if, tcp_pair,
+    within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use proc::thread_names;
@@ -279,7 +280,8 @@ fn a_timer_of_another_thread_is_news_if_it_is_the_earliest() {
         // It is moved by whoever has it: earlier is news.
         timer.set_after(10 * PATIENCE);
         let mut wait_until_due = || {
-            let left = reactor.next_deadline().expect("a timer is set").saturating_duration_since(Instant::now());
+            let left =
+                reactor.next_deadline().expect("a timer is set").saturating_duration_since(Instant::now());
             let is_soon = left < PATIENCE;
             if is_soon {
                 host.wait(left);

@@ -98,7 +98,9 @@ impl Pool {
             let answer = (self.look_up)(&job.query);
             let mut progress = lock(&job.progress);
             if let Progress::Waiting(_) = *progress {
-                if let Progress::Waiting(waker) = std::mem::replace(&mut *progress, Progress::Answered(answer)) {
+                if let Progress::Waiting(waker) =
+                    std::mem::replace(&mut *progress, Progress::Answered(answer))
+                {
                     drop(progress);
                     contain(|| waker.wake());
                 }
@@ -114,7 +116,8 @@ impl Pool {
                 return Some(job);
             }
             state.idle += 1;
-            let (guard, waited) = self.work.wait_timeout(state, self.idle_max).unwrap_or_else(|e| e.into_inner());
+            let (guard, waited) =
+                self.work.wait_timeout(state, self.idle_max).unwrap_or_else(|e| e.into_inner());
             state = guard;
             state.idle -= 1;
             if waited.timed_out() && state.queue.is_empty() {
@@ -218,8 +221,7 @@ mod tests {
     fn no_more_threads_than_allowed_answer_all_in_their_order() {
         static GATE: Gate = Gate::new();
         let pool: &Pool = Box::leak(Box::new(Pool::new(|query| GATE.pass(query))));
-        let tickets: Vec<_> =
-            (0..100).map(|port| pool.ask(query(port), Waker::noop()).unwrap()).collect();
+        let tickets: Vec<_> = (0..100).map(|port| pool.ask(query(port), Waker::noop()).unwrap()).collect();
         eventually("all threads are busy", || GATE.begun.load(Ordering::SeqCst) == THREADS_MAX);
         assert_eq!(lock(&pool.state).threads, THREADS_MAX);
         assert_eq!(*lock(&pool.state).queue.first_key_value().unwrap().0, THREADS_MAX as u64 + 1);

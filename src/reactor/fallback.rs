@@ -14,9 +14,9 @@ use super::clock::Clock;
 use super::current;
 use super::seat::Seat;
 use super::shared::Shared;
-use crate::sys::Backend;
 use crate::sys::fork::PerProcess;
 use crate::sys::slack::Precise;
+use crate::sys::{Backend, Poller};
 use std::cell::Cell;
 use std::io;
 use std::ptr;
@@ -49,6 +49,11 @@ fn start_helper() -> io::Result<()> {
 
 pub(crate) fn shared() -> io::Result<Arc<Shared>> {
     seat().map(|seat| seat.shared.clone())
+}
+
+/// What it waits in. Of this process, for ever.
+pub(crate) fn poller() -> io::Result<&'static Poller> {
+    seat().map(|seat| &seat.shared.poller)
 }
 
 thread_local! {

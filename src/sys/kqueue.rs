@@ -8,24 +8,18 @@
 //! cannot be polled, and that in a child of fork it closes the numbers of kqueues that the parent has closed a moment
 //! before, whosever they are by then.
 
-#[cfg(wakewheel_libkqueue)]
-use super::libkqueue as bsd;
 use super::notifier::Notifier;
-use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, Trigger, Watched, check, fork};
-#[cfg(not(wakewheel_libkqueue))]
-use libc as bsd;
+use super::queue::{BLANK, Queue, bsd, succeed};
+use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, Trigger, Watched};
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::time::Duration;
 
 pub(crate) const BACKEND: Backend = Backend::Kqueue;
 
 #[derive(Debug)]
 pub(crate) struct Poller {
-    kqueue: ManuallyDrop<OwnedFd>,
-    /// The process that has it.
-    generation: u32,
+    queue: Queue,
     /// Where there is no EVFILT_USER: OpenBSD before 7.8, NetBSD before 10.
     notifier: Option<Notifier>,
 }
@@ -60,9 +54,6 @@ impl std::fmt::Debug for RawEvents {
     }
 }
 
-// SAFETY: all zeroes is a kevent: it is made of integers and a pointer.
-const BLANK: bsd::kevent = unsafe { std::mem::zeroed() };
-
 #[cfg(not(target_os = "netbsd"))]
 type Flags = u16;
 #[cfg(target_os = "netbsd")]
@@ -70,17 +61,12 @@ type Flags = u32;
 
 impl Poller {
     pub fn new() -> io::Result<Poller> {
-        // SAFETY: no pointers; a descriptor that kqueue returns is ours alone.
-        let kqueue = unsafe { OwnedFd::from_raw_fd(check(bsd::kqueue())?) };
-        // Late is soon enough: a child that another thread forks meanwhile does not have it.
-        super::socket::set_cloexec(kqueue.as_fd())?;
-        let kqueue = ManuallyDrop::new(kqueue);
-        let mut poller = Poller { kqueue, generation: fork::watch(), notifier: None };
+        let mut poller = Poller { queue: Queue::new()?, notifier: None };
         if poller.user(bsd::EV_ADD | bsd::EV_CLEAR, 0).is_err() {
             let notifier = Notifier::new()?;
             // Level-triggered, and drained: under EV_CLEAR it would fill up, and what is full has no more edges.
             let [_, read] = both(notifier.as_fd().as_raw_fd(), bsd::EV_ADD, NOTIFY_TOKEN);
-            succeed(poller.change([read])?[0])?;
+            succeed(poller.queue.change([read])?[0])?;
             poller.notifier = Some(notifier);
         }
         Ok(poller)
@@ -92,7 +78,7 @@ impl Poller {
             // It does not see that a file was closed, and would change what it has of that one.
             let _ = self.delete(fd);
         }
-        let [write, read] = self.change(both(fd, bsd::EV_ADD | bsd::EV_CLEAR, token))?;
+        let [write, read] = self.queue.change(both(fd, bsd::EV_ADD | bsd::EV_CLEAR, token))?;
         // A file with one direction refuses the other filter, with an errno that depends on the system.
         if (write == 0 || read == 0) && write != libc::ENOMEM && read != libc::ENOMEM {
             return Ok(());
@@ -116,13 +102,13 @@ impl Poller {
         let [write_on, _] = both(fd, bsd::EV_ADD | clear(true), token);
         let [_, read_on] = both(fd, bsd::EV_ADD | clear(wants_read), token);
         // What is not there cannot be deleted, and need not be.
-        self.change([write_off, read_off])?;
+        self.queue.change([write_off, read_off])?;
         let mut errnos = [0; 2];
         if wants_write {
-            errnos[0] = self.change([write_on])?[0];
+            errnos[0] = self.queue.change([write_on])?[0];
         }
         if wants_read || wants_closed {
-            errnos[1] = self.change([read_on])?[0];
+            errnos[1] = self.queue.change([read_on])?[0];
         }
         let result = succeed(errnos[1]).and(succeed(errnos[0]));
         if result.is_err() {
@@ -132,7 +118,7 @@ impl Poller {
     }
 
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
-        let [write, read] = self.change(both(fd, bsd::EV_DELETE, 0))?;
+        let [write, read] = self.queue.change(both(fd, bsd::EV_DELETE, 0))?;
         succeed(read).or(succeed(write))
     }
 
@@ -141,35 +127,25 @@ impl Poller {
             // Only epoll knows, and is only asked when a filter comes to, or leaves, another one.
             let [write, read] = both(fd, bsd::EV_DELETE, token);
             let [write_again, read_again] = both(fd, bsd::EV_ADD | bsd::EV_CLEAR, token);
-            let held =
-                self.change([write, write_again, read, read_again]).is_ok_and(|errnos| errnos == [0; 4]);
+            let held = self
+                .queue
+                .change([write, write_again, read, read_again])
+                .is_ok_and(|errnos| errnos == [0; 4]);
             if !held {
                 let _ = self.delete(fd);
             }
             return held;
         }
-        self.change(both(fd, 0, token)).is_ok_and(|errnos| errnos.contains(&0))
+        self.queue.change(both(fd, 0, token)).is_ok_and(|errnos| errnos.contains(&0))
     }
 
     fn user(&self, flags: Flags, fflags: u32) -> io::Result<()> {
         let (filter, udata) = (bsd::EVFILT_USER, NOTIFY_TOKEN as _);
-        succeed(self.change([bsd::kevent { filter, flags, fflags, udata, ..BLANK }])?[0])
-    }
-
-    /// Makes `changes`, each of which has a result of its own: an errno, or 0.
-    fn change<const N: usize>(&self, mut changes: [bsd::kevent; N]) -> io::Result<[i32; N]> {
-        for change in &mut changes {
-            change.flags |= bsd::EV_RECEIPT;
-        }
-        let (list, now) = (changes.as_mut_ptr(), super::timespec(Duration::ZERO));
-        // SAFETY: `list` is valid for N events, and `now` for reads, through the call; a receipt takes the place of a
-        // change that has been read.
-        check(unsafe { bsd::kevent(self.kqueue.as_raw_fd(), list, N as _, list, N as _, &now) })?;
-        Ok(changes.map(|receipt| receipt.data as i32))
+        succeed(self.queue.change([bsd::kevent { filter, flags, fflags, udata, ..BLANK }])?[0])
     }
 
     pub fn wait(&self, raw: &mut RawEvents, timeout: Option<Duration>) -> io::Result<()> {
-        raw.len = match wait(self.kqueue.as_raw_fd(), &mut raw.room, timeout) {
+        raw.len = match self.queue.wait(&mut raw.room, timeout) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
@@ -192,17 +168,7 @@ impl Poller {
 
 impl AsFd for Poller {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.kqueue.as_fd()
-    }
-}
-
-impl Drop for Poller {
-    fn drop(&mut self) {
-        // A child of fork has no such descriptor: the number may be another file's.
-        if self.generation == fork::generation() {
-            // SAFETY: it is dropped once, and not used after this.
-            unsafe { ManuallyDrop::drop(&mut self.kqueue) };
-        }
+        self.queue.as_fd()
     }
 }
 
@@ -211,10 +177,6 @@ impl Drop for Poller {
 fn both(fd: RawFd, flags: Flags, token: u64) -> [bsd::kevent; 2] {
     let (ident, udata) = (fd as _, token as _);
     [bsd::EVFILT_WRITE, bsd::EVFILT_READ].map(|filter| bsd::kevent { ident, filter, flags, udata, ..BLANK })
-}
-
-fn succeed(errno: i32) -> io::Result<()> {
-    if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(errno)) }
 }
 
 fn ready(event: &bsd::kevent) -> Ready {
@@ -231,13 +193,4 @@ fn ready(event: &bsd::kevent) -> Ready {
         ready |= Ready::ERROR | Ready::READABLE | Ready::WRITABLE;
     }
     ready
-}
-
-fn wait(kqueue: RawFd, buf: &mut [bsd::kevent], timeout: Option<Duration>) -> io::Result<usize> {
-    let spec = timeout.map(super::timespec);
-    let spec = spec.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: there are no changes; `buf` is valid for `buf.len()` events, and the kernel writes no more than that;
-    // `spec` is null or lives through the call.
-    check(unsafe { bsd::kevent(kqueue, std::ptr::null(), 0, buf.as_mut_ptr(), buf.len() as _, spec) })
-        .map(|n| n as usize)
 }

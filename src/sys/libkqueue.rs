@@ -1,8 +1,8 @@
 //! The C interface of libkqueue 2, a kqueue in user space, for tests of the kqueue backend on Linux: what the libc
 //! crate has for the BSDs, under the same names. See `build.rs`.
 //!
-//! libkqueue is a shared library over epoll. Two functions of libc are replaced here, for it and the whole program,
-//! because what it does with them loses errors and events.
+//! libkqueue is a shared library over epoll. Functions of libc are replaced here, for it and the whole program: two
+//! because what it does with them loses errors and events, one to see what it makes.
 
 #![allow(non_camel_case_types)]
 
@@ -10,7 +10,10 @@ use libc::{
     c_int, c_short, c_uint, c_ushort, c_void, epoll_event, intptr_t, sigset_t, socklen_t, timespec, uintptr_t,
 };
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
+use std::sync::Mutex;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -25,6 +28,8 @@ pub struct kevent {
 
 pub const EVFILT_READ: c_short = -1;
 pub const EVFILT_WRITE: c_short = -2;
+pub const EVFILT_PROC: c_short = -5;
+pub const EVFILT_SIGNAL: c_short = -6;
 pub const EVFILT_USER: c_short = -11;
 
 pub const EV_ADD: c_ushort = 0x0001;
@@ -35,15 +40,13 @@ pub const EV_ERROR: c_ushort = 0x4000;
 pub const EV_EOF: c_ushort = 0x8000;
 
 pub const NOTE_TRIGGER: c_uint = 0x0100_0000;
-
-unsafe extern "C" {
-    pub fn kqueue() -> c_int;
-}
+pub const NOTE_EXIT: c_uint = 0x8000_0000;
 
 mod real {
     use super::*;
 
     unsafe extern "C" {
+        pub fn kqueue() -> c_int;
         pub fn kevent(
             kq: c_int,
             changelist: *const kevent,
@@ -69,6 +72,39 @@ mod real {
 thread_local! {
     /// Is this thread in kevent?
     static INSIDE: Cell<bool> = const { Cell::new(false) };
+    /// While this thread is in kqueue: the first epoll descriptor that was made there, or -1.
+    static MADE: Cell<Option<c_int>> = const { Cell::new(None) };
+}
+
+/// Of each kqueue, the epoll descriptor inside.
+static EPOLLS: Mutex<BTreeMap<c_int, c_int>> = Mutex::new(BTreeMap::new());
+
+pub unsafe fn kqueue() -> c_int {
+    MADE.set(Some(-1));
+    // SAFETY: no pointers.
+    let kqueue = unsafe { real::kqueue() };
+    let epoll = MADE.take();
+    if let (0.., Some(epoll)) = (kqueue, epoll) {
+        EPOLLS.lock().unwrap().insert(kqueue, epoll);
+    }
+    kqueue
+}
+
+/// What is readable when `kqueue` has events: its own descriptor, a pipe, is not.
+pub fn pollable(kqueue: BorrowedFd<'_>) -> BorrowedFd<'_> {
+    let epoll = EPOLLS.lock().unwrap()[&kqueue.as_raw_fd()];
+    // SAFETY: libkqueue closes it after the kqueue, which is borrowed as long.
+    unsafe { BorrowedFd::borrow_raw(epoll) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
+    // SAFETY: no pointers.
+    let epoll = unsafe { libc::syscall(libc::SYS_epoll_create1, flags) as c_int };
+    if MADE.get() == Some(-1) {
+        MADE.set(Some(epoll));
+    }
+    epoll
 }
 
 /// kevent(2), with the pointers that it asks for, and no EBADF.

@@ -58,6 +58,15 @@ mod notifier;
 pub(crate) mod option;
 mod poll;
 pub(crate) mod process;
+#[cfg(any(
+    wakewheel_libkqueue,
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "netbsd",
+    target_os = "openbsd",
+    target_os = "dragonfly"
+))]
+pub(crate) mod queue;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub(crate) mod signal;

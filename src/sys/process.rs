@@ -138,11 +138,7 @@ fn is_child(pid: pid_t) -> io::Result<bool> {
 }
 
 /// waitid(2). `None`: it has not ended.
-fn wait_id(
-    kind: libc::idtype_t,
-    id: libc::id_t,
-    options: c_int,
-) -> io::Result<Option<libc::siginfo_t>> {
+fn wait_id(kind: libc::idtype_t, id: libc::id_t, options: c_int) -> io::Result<Option<libc::siginfo_t>> {
     loop {
         let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
         // SAFETY: `info` is valid for writes.
@@ -186,7 +182,7 @@ fn end_by_thread(pid: pid_t) -> io::Result<End> {
 }
 
 /// A pidfd.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(all(any(target_os = "linux", target_os = "android"), not(wakewheel_libkqueue)))]
 mod kernel {
     use super::*;
     use std::os::fd::FromRawFd;
@@ -249,8 +245,9 @@ mod kernel {
     }
 }
 
-/// A kqueue of its own, with one filter: it is readable when the process has ended, and sits in any selector.
+/// A kqueue with one filter.
 #[cfg(any(
+    wakewheel_libkqueue,
     target_vendor = "apple",
     target_os = "freebsd",
     target_os = "netbsd",
@@ -259,38 +256,15 @@ mod kernel {
 ))]
 mod kernel {
     use super::*;
-    use crate::sys::fork;
-    use std::mem::ManuallyDrop;
-    use std::os::fd::FromRawFd;
+    use crate::sys::queue::Filter;
 
     #[derive(Debug)]
-    pub struct Handle {
-        kqueue: ManuallyDrop<OwnedFd>,
-        /// The process that has it: a child of fork has no such descriptor.
-        generation: u32,
-    }
+    pub struct Handle(Filter);
 
     impl Handle {
         /// `None`: it has ended, which some systems have no event for.
         pub fn open(pid: pid_t) -> io::Result<Option<Handle>> {
-            // SAFETY: no pointers; a descriptor that kqueue returns is ours alone.
-            let kqueue = unsafe { OwnedFd::from_raw_fd(check(libc::kqueue())?) };
-            socket::set_cloexec(kqueue.as_fd())?;
-            let handle = Handle { kqueue: ManuallyDrop::new(kqueue), generation: fork::watch() };
-            // SAFETY: all zeroes is a kevent: it is made of integers and a pointer.
-            let mut change: libc::kevent = unsafe { std::mem::zeroed() };
-            change.ident = pid as _;
-            change.filter = libc::EVFILT_PROC;
-            change.flags = libc::EV_ADD;
-            change.fflags = libc::NOTE_EXIT;
-            let (no_room, no_time) = (std::ptr::null_mut(), std::ptr::null());
-            let kqueue = handle.kqueue.as_raw_fd();
-            // SAFETY: `change` is valid for reads. There is no room for events, so an error is that of the call.
-            match check(unsafe { libc::kevent(kqueue, &change, 1, no_room, 0, no_time) }) {
-                Ok(_) => Ok(Some(handle)),
-                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(None),
-                Err(e) => Err(e),
-            }
+            Filter::exit(pid).map(|filter| filter.map(Handle))
         }
 
         /// By its number.
@@ -306,16 +280,7 @@ mod kernel {
 
     impl AsFd for Handle {
         fn as_fd(&self) -> BorrowedFd<'_> {
-            self.kqueue.as_fd()
-        }
-    }
-
-    impl Drop for Handle {
-        fn drop(&mut self) {
-            if self.generation == fork::generation() {
-                // SAFETY: it is dropped once, and not used after this.
-                unsafe { ManuallyDrop::drop(&mut self.kqueue) };
-            }
+            self.0.as_fd()
         }
     }
 }

@@ -8,7 +8,7 @@ use super::{check, socket};
 use libc::{c_int, pid_t};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Mutex;
@@ -185,7 +185,7 @@ fn end_by_thread(pid: pid_t) -> io::Result<End> {
 #[cfg(all(any(target_os = "linux", target_os = "android"), not(wakewheel_libkqueue)))]
 mod kernel {
     use super::*;
-    use std::os::fd::FromRawFd;
+    use std::os::fd::{AsRawFd, FromRawFd};
 
     #[derive(Debug)]
     pub struct Handle(OwnedFd);
@@ -325,6 +325,7 @@ mod kernel {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
     use std::process::{Command, Stdio};
     use std::time::Duration;
 

@@ -9,12 +9,14 @@
 
 mod common;
 #[path = "common/resp.rs"]
+#[allow(dead_code, reason = "replies are the server's part")]
 mod resp;
 
 use async_channel::{Receiver, Sender};
 use futures_lite::io::BufReader;
 use futures_lite::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, future};
 use lexopt::prelude::*;
+use resp::Parsed;
 use std::future::Future;
 use std::io::{self, BufRead, ErrorKind, Write};
 use std::net::TcpStream;
@@ -93,9 +95,11 @@ async fn send(mut stream: &Async<TcpStream>, next: Receiver<Command>, sent: Send
             resp::array(&mut out, command.len());
             command.iter().for_each(|arg| resp::bulk(&mut out, arg));
             count += 1;
-            more = if out.len() < OUT_LEN_MAX { next.try_recv().ok() } else { None };
+            let is_enough = out.len() >= OUT_LEN_MAX || count == PIPELINE_MAX;
+            more = if is_enough { None } else { next.try_recv().ok() };
         }
-        // Before the bytes: replies that come meanwhile are read, or else neither side could go on.
+        // Before the bytes: replies that come meanwhile are read, or else neither side could go on. There is room for all of
+        // them, as soon as those before them are answered.
         for _ in 0..count {
             let _ = sent.send(()).await;
         }
@@ -200,18 +204,13 @@ fn read_lines(sender: &Sender<Command>) -> io::Result<()> {
         let mut line = line?;
         line.push(b'\n');
         let mut args = Vec::new();
-        match resp::parse(&line, &mut args) {
-            Ok(_) if args.is_empty() => {}
-            Ok(_) => {
-                let command = args.iter().map(|arg| arg.to_vec()).collect();
-                if sender.send_blocking(command).is_err() {
-                    break;
-                }
-            }
-            Err(e) => {
-                let text = format!("this is no command: \"{}\": {e}", line.trim_ascii().escape_ascii());
-                return Err(io::Error::new(ErrorKind::InvalidInput, text));
-            }
+        let Ok(Parsed::Command(_)) = resp::parse(&line, &mut args) else {
+            let text = format!("this is no command: {:?}", String::from_utf8_lossy(line.trim_ascii()));
+            return Err(io::Error::new(ErrorKind::InvalidInput, text));
+        };
+        let command: Command = args.iter().map(|arg| arg.to_vec()).collect();
+        if !command.is_empty() && sender.send_blocking(command).is_err() {
+            break;
         }
     }
     Ok(())

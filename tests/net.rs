@@ -83,14 +83,26 @@ fn an_address_is_known_at_once() {
     for (text, host, port) in [("127.0.0.1:80", "127.0.0.1", 80), ("[::1]:65535", "::1", 65535)] {
         for mut known in [resolve(text), resolve_host(host, port)] {
             let addr: SocketAddr = text.parse().unwrap();
-            assert!(matches!(poll(&mut known, Waker::noop()), std::task::Poll::Ready(Ok(addrs)) if addrs == [addr]));
+            assert!(
+                matches!(poll(&mut known, Waker::noop()), std::task::Poll::Ready(Ok(addrs)) if addrs == [addr])
+            );
         }
     }
 }
 
 #[test]
 fn what_is_wrong_is_quoted() {
-    for wrong in ["localhost", "", ":80", "localhost:http", "localhost:65536", "::1", "[::1]", "[::1:80", "localhost:-1"] {
+    for wrong in [
+        "localhost",
+        "",
+        ":80",
+        "localhost:http",
+        "localhost:65536",
+        "::1",
+        "[::1]",
+        "[::1:80",
+        "localhost:-1",
+    ] {
         let e = wakewheel::block_on(resolve(wrong)).unwrap_err();
         assert_eq!(e.kind(), ErrorKind::InvalidInput, "{e}");
         assert!(e.to_string().contains(&format!("{wrong:?}")), "{e}");

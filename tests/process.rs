@@ -39,9 +39,11 @@ fn is_there(pid: u32) -> bool {
 
 #[test]
 fn the_end_of_a_child_is_its_status() {
-    for (script, code, signal) in
-        [("exit 0", Some(0), None), ("exit 255", Some(255), None), ("kill -TERM $$", None, Some(libc::SIGTERM))]
-    {
+    for (script, code, signal) in [
+        ("exit 0", Some(0), None),
+        ("exit 255", Some(255), None),
+        ("kill -TERM $$", None, Some(libc::SIGTERM)),
+    ] {
         let child = spawn(script);
         let status = run(child.wait());
         assert_eq!((status.code(), status.signal()), (code, signal), "{script}");
@@ -206,7 +208,8 @@ fn children_leave_nothing_behind() {
                 let children: Vec<_> = (0..40)
                     .map(|i| {
                         let script = format!("echo {i}; exit {i}");
-                        let child = Child::spawn(shell(&script).stdin(pipe()).stdout(pipe()).stderr(pipe())).unwrap();
+                        let child =
+                            Child::spawn(shell(&script).stdin(pipe()).stdout(pipe()).stderr(pipe())).unwrap();
                         (i, child)
                     })
                     .collect();

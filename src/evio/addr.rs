@@ -395,7 +395,12 @@ impl Inet {
 
     /// What was found for `name`: at least one address. Those of IPv4 are first, as in Go: a name with both is most often
     /// reached by these.
-    fn found(&self, text: &str, name: &str, addrs: io::Result<Vec<SocketAddr>>) -> io::Result<Vec<SocketAddr>> {
+    fn found(
+        &self,
+        text: &str,
+        name: &str,
+        addrs: io::Result<Vec<SocketAddr>>,
+    ) -> io::Result<Vec<SocketAddr>> {
         let addrs = addrs.map_err(|e| {
             // The resolver's word, without the name, which is there already.
             let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);

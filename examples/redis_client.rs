@@ -54,9 +54,13 @@ type Command = Vec<Vec<u8>>;
 fn run(Args { addr, limit, commands }: Args) -> io::Result<()> {
     let (sender, next) = async_channel::bounded(PIPELINE_MAX);
     // The standard input may be a file, which cannot be waited for: a thread of its own may block. It ends with the program.
-    let source = thread::spawn(move || match commands.is_empty() {
-        true => read_lines(&sender),
-        false => Ok(commands.into_iter().try_for_each(|command| sender.send_blocking(command)).unwrap_or(())),
+    let source = thread::spawn(move || {
+        if commands.is_empty() {
+            return read_lines(&sender);
+        }
+        // Until nobody wants more: there is an error then, which is told elsewhere.
+        let _ = commands.into_iter().try_for_each(|command| sender.send_blocking(command));
+        Ok(())
     });
     let failed = block_on(talk(&addr, limit, next))?;
     source.join().expect("it does not panic")?;

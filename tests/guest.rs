@@ -1,15 +1,13 @@
 //! A reactor as a guest in somebody else's loop, by its descriptor: poll(2), epoll in both of its ways, mio, tokio.
 
 mod common;
-#[path = "common/proc.rs"]
-mod proc;
 
+use common::proc::thread_names;
 use common::{
     PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, skip_if, tcp_pair,
     within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
-use proc::thread_names;
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

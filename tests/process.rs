@@ -149,7 +149,8 @@ fn a_program_that_does_not_exist_is_an_error() {
 }
 
 #[test]
-fn a_child_of_somebody_else_s_making_is_waited_for_by_its_number() {
+#[expect(clippy::zombie_processes, reason = "it is waited for, by its number")]
+fn a_child_that_something_else_has_started_is_waited_for_by_its_number() {
     for script in ["exit 5", "sleep 0.01; exit 5"] {
         let std_child = shell(script).spawn().unwrap();
         let child = Child::from_pid(std_child.id()).unwrap();

@@ -81,7 +81,8 @@ impl SocketOptions {
         addr: &str,
     ) -> impl Future<Output = io::Result<Async<TcpStream>>> + Send + Sync + 'static + use<> {
         let (options, text, addrs) = (self.clone(), format!("{addr:?}"), resolve(addr));
-        async move { connect_first(&options, in_turn(addrs.await?), &text).await }
+        // A task has room for the largest future that it awaits. This one is awaited once in a connection's life.
+        Box::pin(async move { connect_first(&options, in_turn(addrs.await?), &text).await })
     }
 }
 

@@ -330,6 +330,7 @@ mod tests {
     use std::time::Duration;
 
     /// A shell that does what `script` says, and what is readable at its end.
+    #[expect(clippy::zombie_processes, reason = "the test waits for it, in its own way")]
     fn shell(script: &str, end: fn(pid_t) -> io::Result<End>) -> Process {
         let child = Command::new("sh").args(["-c", script]).stdin(Stdio::null()).spawn().unwrap();
         Process::open_with(child.id() as pid_t, end).unwrap()

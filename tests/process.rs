@@ -237,6 +237,50 @@ fn children_leave_nothing_behind() {
     });
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_child_that_cannot_be_watched_is_not_left_behind() {
+    in_a_process_of_its_own("a_child_that_cannot_be_watched_is_not_left_behind", || {
+        let pipe = Stdio::piped;
+        let start =
+            || Child::spawn(Command::new("sleep").arg("1000").stdin(pipe()).stdout(pipe()).stderr(pipe()));
+        let kill = |child: Child| {
+            child.kill().unwrap();
+            run(child.wait());
+        };
+        let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count() - 1;
+        // The shared reactor, and what else stays.
+        kill(start().unwrap());
+        let (before, mut failed) = (descriptors(), 0);
+        let limit = |most: usize| {
+            let limit = libc::rlimit { rlim_cur: most as u64, rlim_max: 1024 };
+            // SAFETY: `limit` is valid for reads.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        };
+        for more in 0..20 {
+            limit(before + more);
+            let result = start();
+            limit(1024);
+            match result {
+                Ok(child) => kill(child),
+                Err(e) => {
+                    assert!(e.to_string().contains("open files"), "{e}");
+                    failed += 1;
+                }
+            }
+            let mut status = 0;
+            // SAFETY: `status` is valid for writes.
+            assert_eq!(
+                unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) },
+                -1,
+                "{more} more: there is a child"
+            );
+            assert_eq!(descriptors(), before, "{more} more");
+        }
+        assert!((7..20).contains(&failed), "{failed}");
+    });
+}
+
 /// Waits until it has ended, and leaves its status.
 #[cfg(target_os = "linux")]
 async fn is_zombie(pid: u32) {

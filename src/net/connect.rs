@@ -57,8 +57,8 @@ impl SocketOptions {
     ///
     /// # Errors
     ///
-    /// Those of [`resolve`](crate::net::resolve). If no address answers, the kind is that of the first one's error, and the
-    /// text names `addr` and has all of them. How long it may take is the system's choice: give it a
+    /// Those of [`resolve`](crate::net::resolve). If no address answers, the kind is that of the first error, and the text
+    /// names `addr` and has all of them. How long it may take is the system's choice: give it a
     /// [`timeout`](crate::timeout()).
     ///
     /// # Cancel safety

@@ -19,8 +19,8 @@
 //! # std::io::Result::Ok(())
 //! ```
 //!
-//! No handler for SIGCHLD is installed, and no thread started: a child is waited for by a descriptor of its own, a pidfd (Linux) or a
-//! kqueue. (Where the system has neither, or a Linux before 5.3, a thread waits in waitid(2) for each child.)
+//! No handler for SIGCHLD is installed, and no thread started: a child is waited for by a descriptor of its own, a pidfd
+//! (Linux) or a kqueue. (Where the system has neither, as Linux before 5.3, a thread waits in waitid(2) for each child.)
 
 use crate::io::Async;
 use crate::sys::process::Process;
@@ -36,8 +36,8 @@ use std::task::Poll;
 /// Several tasks may wait for it, and one that gives up loses nothing. When it has been waited for, or
 /// [`try_wait`](Child::try_wait) has told its end, it is no zombie.
 ///
-/// Dropped, it goes on, as with std; and if nobody has waited for it, it is a zombie from its end to that of this
-/// process, unless it has ended by then.
+/// Dropped, it goes on, as with std. If it has ended by then, it is no zombie either; one that ends later is, until this
+/// process ends.
 ///
 /// # Examples
 ///
@@ -78,14 +78,14 @@ impl Child {
     ///
     /// # Errors
     ///
-    /// Those of std's [`spawn`](Command::spawn). No descriptors left: then it has been killed.
+    /// Those of std's [`spawn`](Command::spawn). If there are no descriptors left to watch it, it has been killed.
     pub fn spawn(command: &mut Command) -> io::Result<Child> {
         let mut child = command.spawn()?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let made = Process::open(child.id() as libc::pid_t)
             .and_then(|process| Child::new(process, pipes.0, pipes.1, pipes.2));
         if made.is_err() {
-            // It has begun nothing that somebody could know of. Killed, it does not keep us waiting.
+            // Nobody could wait for it, but here. Killed, it does not take long.
             let _ = child.kill().and_then(|()| child.wait());
         }
         made

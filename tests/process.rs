@@ -2,10 +2,12 @@
 
 mod common;
 
-use common::{Wakes, in_a_process_of_its_own, poll, run, within};
+use common::{Wakes, in_a_process_of_its_own, poll, run, skip_if, within};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt, future};
 use std::fs;
 use std::io::ErrorKind;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::pin::pin;
@@ -240,10 +242,12 @@ fn children_leave_nothing_behind() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_child_that_cannot_be_watched_is_not_left_behind() {
+    if skip_if(cfg!(wakewheel_libkqueue), "libkqueue has descriptors of its own") {
+        return;
+    }
     in_a_process_of_its_own("a_child_that_cannot_be_watched_is_not_left_behind", || {
-        let pipe = Stdio::piped;
-        let start =
-            || Child::spawn(Command::new("sleep").arg("1000").stdin(pipe()).stdout(pipe()).stderr(pipe()));
+        // With all that it has inherited: what is opened is what it is watched by.
+        let start = || Child::spawn(Command::new("sleep").arg("1000"));
         let kill = |child: Child| {
             child.kill().unwrap();
             run(child.wait());
@@ -251,33 +255,30 @@ fn a_child_that_cannot_be_watched_is_not_left_behind() {
         let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count() - 1;
         // The shared reactor, and what else stays.
         kill(start().unwrap());
-        let (before, mut failed) = (descriptors(), 0);
+        let (before, mut failed) = (descriptors(), Vec::new());
+        let free = fs::File::open("/dev/null").unwrap().as_raw_fd() as usize;
         let limit = |most: usize| {
             let limit = libc::rlimit { rlim_cur: most as u64, rlim_max: 1024 };
             // SAFETY: `limit` is valid for reads.
             assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
         };
-        for more in 0..20 {
-            limit(before + more);
+        for more in 0..10 {
+            limit(free + more);
             let result = start();
             limit(1024);
             match result {
                 Ok(child) => kill(child),
-                Err(e) => {
-                    assert!(e.to_string().contains("open files"), "{e}");
-                    failed += 1;
-                }
+                Err(e) => failed.push(e.to_string()),
             }
             let mut status = 0;
             // SAFETY: `status` is valid for writes.
-            assert_eq!(
-                unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) },
-                -1,
-                "{more} more: there is a child"
-            );
+            let child = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+            assert_eq!(child, -1, "{more} more: there is a child");
             assert_eq!(descriptors(), before, "{more} more");
         }
-        assert!((7..20).contains(&failed), "{failed}");
+        let expected =
+            |e: &String| e.contains("cannot watch for the end of process") && e.contains("open files");
+        assert!(failed.len() < 10 && failed.iter().any(expected), "{failed:?}");
     });
 }
 

@@ -143,6 +143,8 @@
 //! |---|---|
 //! | [`Async`] | any descriptor as futures: TCP, UDP, Unix sockets, pipes, … |
 //! | [`io`] | socket options, streams and listeners over TCP or Unix sockets |
+//! | [`net`] | host names: looked up without blocking, connected to |
+//! | [`process`], [`Signals`], [`ctrl_c`] | children and their pipes; signals |
 //! | [`time`] | timers, intervals, limits |
 //! | [`evio`] | servers of callbacks |
 //! | [`event`] | callbacks for descriptors, timers and signals, in the manner of libevent |
@@ -164,14 +166,16 @@ pub mod event;
 pub mod evio;
 pub mod executor;
 pub mod io;
+pub mod net;
 pub mod os;
+pub mod process;
 pub mod reactor;
 mod sync;
 mod sys;
 pub mod time;
 
 pub use executor::{Cores, JoinError, JoinHandle, LocalExecutor, Task, block_on, spawn, spawn_local};
-pub use io::{Async, IoSafe, Readable, ReadableOwned, Writable, WritableOwned};
+pub use io::{Async, IoSafe, Readable, ReadableOwned, Signals, Writable, WritableOwned, ctrl_c};
 pub use time::{
     Interval, MissedTicks, Timer, interval, interval_at, sleep, sleep_until, timeout, timeout_at,
 };

@@ -28,7 +28,9 @@ use wakewheel::io::{
     Accepted, Addr, Chunk, Closed, Datagram, KeepAlive, Listener, RecvBatch, SocketOptions,
     Stream as Connection,
 };
-use wakewheel::reactor::{Backend, Handle, MockClock, Reactor, Turn, Watch};
+use wakewheel::net::Resolve;
+use wakewheel::process::Child;
+use wakewheel::reactor::{Backend, Handle, MockClock, Reactor, Scope, Turn, Watch};
 use wakewheel::time::{Elapsed, Timeout};
 use wakewheel::{
     Async, Cores, Interval, IoSafe, JoinError, JoinHandle, LocalExecutor, MissedTicks, Readable,
@@ -144,6 +146,12 @@ mod table {
     row!(Handle:                           y y y y y);
     row!(Watch:                            y y y y y);
     row!(Signals:                          y y y y y);
+    row!(Scope<Timer>:                     y y y y y);
+    row!(Scope<Neither>:                   n n y y y);
+    row!(Scope<std::marker::PhantomPinned>: y y n y y);
+    // Names and children.
+    row!(Resolve:                          y y y n n);
+    row!(Child:                            y y y y y);
     // Events belong to one thread; what stops them does not.
     row!(event::Base:                      n n y n n);
     row!(event::Event:                     n n y n n);
@@ -223,6 +231,15 @@ fn unnamed_futures_are_send_and_sync() {
     fn options() -> &'static SocketOptions {
         unreachable!()
     }
+    fn signals() -> &'static mut Signals {
+        unreachable!()
+    }
+    fn child() -> &'static Child {
+        unreachable!()
+    }
+    fn owned_child() -> Child {
+        unreachable!()
+    }
     fn interval() -> &'static mut Interval {
         unreachable!()
     }
@@ -292,6 +309,13 @@ fn unnamed_futures_are_send_and_sync() {
         // With options.
         future(|| options().connect(addr())),
         future(|| options().connect_deadline(addr(), Instant::now())),
+        // By name.
+        future(|| options().connect_host("")),
+        future(|| Async::<TcpStream>::connect_host("")),
+        // Signals and children.
+        future(|| signals().next()),
+        future(wakewheel::ctrl_c),
+        future(|| child().wait()),
         // Time.
         future(|| wakewheel::sleep(Duration::ZERO)),
         future(|| wakewheel::sleep_until(Instant::now())),
@@ -308,6 +332,8 @@ fn unnamed_futures_are_send_and_sync() {
         thread_safe(|| unix_listener().incoming()),
         thread_safe(|| any_listener().incoming()),
     ];
+    // This one has the child in it, with its pipes.
+    future(|| owned_child().output());
     // A task has room for the largest future that it awaits.
     let largest = futures.iter().max_by_key(|(_, size)| size).expect("there are some");
     println!("the largest is {largest:?}");

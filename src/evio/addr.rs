@@ -5,6 +5,7 @@
 
 use crate::Async;
 use crate::io::SocketOptions;
+use crate::net::resolve_host;
 use crate::sys::error::explained;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs, UdpSocket};
@@ -231,19 +232,18 @@ impl Listen {
         invalid(format!("cannot listen on {:?}: datagrams are for callbacks, see `Handler::data`", self.text))
     }
 
-    /// Has a host to be looked up?
-    pub fn is_a_name(&self) -> bool {
-        matches!(&self.place, Place::Tcp(Inet { host: Host::Name(_), .. }))
-    }
-
-    /// Where a connection to it may go, in the order in which to try. A host name is looked up, which blocks.
+    /// Where a connection to it may go, in the order in which to try. A host name is looked up.
     ///
     /// Errors: those of the resolver, with the address in the text. `InvalidInput` if there is no host to connect to.
-    pub fn peers(&self) -> io::Result<Vec<Addr>> {
+    pub async fn peers(&self) -> io::Result<Vec<Addr>> {
         match &self.place {
             Place::Unix(path) => Ok(vec![unix_addr(path)?]),
             Place::Tcp(inet) if inet.port != 0 && !matches!(inet.host, Host::Any) => {
-                Ok(inet.look_up(&self.text)?.into_iter().map(Addr::Tcp).collect())
+                let found = match inet.known() {
+                    Ok(addr) => vec![addr],
+                    Err(name) => inet.found(&self.text, name, resolve_host(name, inet.port).await)?,
+                };
+                Ok(found.into_iter().map(Addr::Tcp).collect())
             }
             Place::Tcp(_) => {
                 Err(invalid(format!("cannot connect to {:?}: write a host and a port", self.text)))
@@ -371,26 +371,43 @@ impl Inet {
         Ok(Inet { versions, host, port })
     }
 
-    /// Where to bind.
+    /// Where to bind. A host name is looked up, which blocks.
     fn resolve(&self, text: &str) -> io::Result<SocketAddr> {
-        Ok(self.look_up(text)?[0])
+        let name = match self.known() {
+            Ok(addr) => return Ok(addr),
+            Err(name) => name,
+        };
+        let addrs = (name, self.port).to_socket_addrs().map(Iterator::collect);
+        Ok(self.found(text, name, addrs)?[0])
     }
 
-    /// All addresses, at least one. Those of IPv4 are first, as in Go: a name with both is most often reached by these.
-    fn look_up(&self, text: &str) -> io::Result<Vec<SocketAddr>> {
-        let name = match &self.host {
-            Host::Ip(addr) => return Ok(vec![*addr]),
+    /// The address, unless it is that of a name. `Err`: the name.
+    fn known(&self) -> Result<SocketAddr, &str> {
+        match &self.host {
+            Host::Ip(addr) => Ok(*addr),
             Host::Any if self.versions == Versions::V4 => {
-                return Ok(vec![(IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.port).into()]);
+                Ok((IpAddr::V4(Ipv4Addr::UNSPECIFIED), self.port).into())
             }
-            Host::Any => return Ok(vec![(IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.port).into()]),
-            Host::Name(name) => name,
-        };
-        let addrs = (name.as_str(), self.port).to_socket_addrs().map_err(|e| {
-            let text = format!("{text:?}: the host {name:?} is not found: {e}");
-            io::Error::new(e.kind(), text)
+            Host::Any => Ok((IpAddr::V6(Ipv6Addr::UNSPECIFIED), self.port).into()),
+            Host::Name(name) => Err(name),
+        }
+    }
+
+    /// What was found for `name`: at least one address. Those of IPv4 are first, as in Go: a name with both is most often
+    /// reached by these.
+    fn found(
+        &self,
+        text: &str,
+        name: &str,
+        addrs: io::Result<Vec<SocketAddr>>,
+    ) -> io::Result<Vec<SocketAddr>> {
+        let addrs = addrs.map_err(|e| {
+            // The resolver's word, without the name, which is there already.
+            let why = std::error::Error::source(&e).map_or_else(|| e.to_string(), ToString::to_string);
+            io::Error::new(e.kind(), format!("{text:?}: the host {name:?} is not found: {why}"))
         })?;
-        let mut addrs: Vec<_> = addrs.map(unmapped).filter(|addr| self.versions.include(*addr)).collect();
+        let mut addrs: Vec<_> =
+            addrs.into_iter().map(unmapped).filter(|addr| self.versions.include(*addr)).collect();
         addrs.sort_by_key(SocketAddr::is_ipv6);
         match addrs.is_empty() {
             true => Err(invalid(format!("{text:?}: {}", self.versions.miss(name)))),

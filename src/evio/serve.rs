@@ -592,14 +592,14 @@ impl<H: Handler> Loop<H> {
                 Ok(context) => self.attach(stream, *context, here),
                 Err(_) => unreachable!("the context of another server"),
             },
-            Letter::Dial { addr, timeout: limit, handle } => {
+            Letter::Dial { to, timeout: limit, handle } => {
                 let lp = self.clone();
                 let counted = Counted(Some(self.clone()));
                 let dialing = Dialing(Some(handle.shared().clone()));
                 drop(handle);
                 spawn_local(async move {
-                    let connected = match addr {
-                        Ok(addrs) => connect(&addrs, limit, lp.nodelay).await,
+                    let connected = match to {
+                        Ok(to) => connect(&to, limit, lp.nodelay).await,
                         Err(e) => Err(e),
                     };
                     let peer =
@@ -686,13 +686,13 @@ fn move_here(transport: Transport) -> io::Result<Transport> {
 }
 
 /// Tries the addresses of a name in their order.
-async fn connect(addrs: &[Addr], limit: Duration, nodelay: bool) -> io::Result<Stream> {
+async fn connect(to: &Listen, limit: Duration, nodelay: bool) -> io::Result<Stream> {
     let connect = async {
         let mut result = Err(io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"));
-        for addr in addrs {
+        for addr in to.peers().await? {
             let addr = match addr {
-                Addr::Tcp(addr) => wio::Addr::Tcp(*addr),
-                Addr::Unix(addr) => wio::Addr::Unix(addr.clone()),
+                Addr::Tcp(addr) => wio::Addr::Tcp(addr),
+                Addr::Unix(addr) => wio::Addr::Unix(addr),
                 Addr::Udp(_) => {
                     let text =
                         format!("cannot dial {addr}: a datagram needs no connection, see Server::send_to");

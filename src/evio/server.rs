@@ -1,5 +1,6 @@
 //! The server, as its callbacks and other threads see it; and what its loops share.
 
+use super::addr::Listen;
 use super::balance::Balancer;
 use super::handle::ConnHandle;
 use super::{Addr, DetachedStream, LoadBalance};
@@ -62,7 +63,7 @@ struct Gate {
 pub(super) enum Letter {
     Accepted { accepted: Accepted, peer: Addr, addr_index: usize },
     Attach { stream: DetachedStream, context: Box<dyn Any + Send>, here: bool },
-    Dial { addr: io::Result<Vec<Addr>>, timeout: Duration, handle: ConnHandle },
+    Dial { to: io::Result<Box<Listen>>, timeout: Duration, handle: ConnHandle },
 }
 
 impl<C> Server<C> {
@@ -193,8 +194,8 @@ impl<C> Server<C> {
     /// an [`error`](super::Conn::error), and [`closed`](super::Handler::closed) with the same. So it is with an address that
     /// cannot be understood.
     ///
-    /// A host name is looked up in a thread, which blocks nobody else; how long that may take is the system's choice, and not
-    /// in `timeout`. Its addresses are tried in their order.
+    /// A host name is [looked up](crate::net), which blocks nobody and is within `timeout`. Its addresses are tried in their
+    /// order.
     ///
     /// # Errors
     ///
@@ -204,28 +205,8 @@ impl<C> Server<C> {
         if self.is_stopping() {
             return Err(stops());
         }
-        let listen = super::addr::Listen::parse(addr);
-        let index = self.inner.pick(None);
-        match listen {
-            Ok(listen) if listen.is_a_name() => {
-                let (inner, handle) = (self.inner.clone(), handle.clone());
-                let look_up = move || {
-                    let addr = listen.peers();
-                    if let Err(letter) = inner.post(index, Letter::Dial { addr, timeout, handle }) {
-                        letter.refuse();
-                    }
-                };
-                if let Err(e) = std::thread::Builder::new().name("look up".into()).spawn(look_up) {
-                    self.inner.uncount(index);
-                    return Err(e);
-                }
-            }
-            listen => {
-                let addr = listen.and_then(|listen| listen.peers());
-                let letter = Letter::Dial { addr, timeout, handle: handle.clone() };
-                self.inner.post(index, letter).map_err(|_| stops())?;
-            }
-        }
+        let letter = Letter::Dial { to: Listen::parse(addr).map(Box::new), timeout, handle: handle.clone() };
+        self.inner.post(self.inner.pick(None), letter).map_err(|_| stops())?;
         Ok(handle)
     }
 

@@ -28,7 +28,7 @@ pub use options::{KeepAlive, SocketOptions};
 
 pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
-pub use signals::Signals;
+pub use signals::{Signals, ctrl_c};
 pub use stream::{Addr, Listener, ReadAndWait, Stream, Unsent};
 pub use udp::{Datagram, RecvBatch};
 

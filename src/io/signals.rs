@@ -4,7 +4,7 @@ use super::Async;
 use crate::sys::signal::{self, Catch};
 use futures_core::Stream;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -19,13 +19,16 @@ use std::task::{Context, Poll, ready};
 /// # Examples
 ///
 /// ```no_run
-/// use wakewheel::io::Signals;
+/// use wakewheel::Signals;
 ///
 /// wakewheel::block_on(async {
-///     let mut signals = Signals::new([libc::SIGINT, libc::SIGTERM])?;
-///     let signal = signals.next().await?;
-///     println!("ended by signal {signal}");
-///     std::io::Result::Ok(())
+///     let mut signals = Signals::new([libc::SIGHUP, libc::SIGTERM])?;
+///     loop {
+///         match signals.next().await? {
+///             libc::SIGHUP => println!("the configuration is read again"),
+///             _ => return std::io::Result::Ok(()),
+///         }
+///     }
 /// })?;
 /// # std::io::Result::Ok(())
 /// ```
@@ -48,6 +51,28 @@ impl Signals {
         let catch = Catch::new(&signals.into_iter().collect::<Vec<_>>())?;
         let socket = Async::new_nonblocking(catch.descriptor())?;
         Ok(Signals { socket, catch, come: 0 })
+    }
+
+    /// Waits for what asks a program to end: SIGINT (ctrl-C) and SIGTERM.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Signals::new).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use wakewheel::Signals;
+    ///
+    /// wakewheel::block_on(async {
+    ///     let signal = Signals::shutdown()?.next().await?;
+    ///     println!("asked to end by signal {signal}");
+    ///     std::io::Result::Ok(())
+    /// })?;
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn shutdown() -> io::Result<Signals> {
+        Signals::new([libc::SIGINT, libc::SIGTERM])
     }
 
     /// The number of a signal that has come; the lowest, if there are several. One task can wait.
@@ -90,6 +115,34 @@ impl Signals {
         // SAFETY: `buf` is valid for writes of its length; the descriptor is open as long as the process.
         while unsafe { libc::read(fd, buf.as_mut_ptr().cast(), buf.len()) } == buf.len() as isize {}
     }
+}
+
+/// Waits for ctrl-C (SIGINT), from the call on: one that comes before the first poll counts. When the future is ready or
+/// dropped, ctrl-C does again what it did before: a second one ends a program that is slow to end by itself.
+///
+/// Several may wait: each is told.
+///
+/// # Errors
+///
+/// When the future is polled, those of [`Signals::new`] and [`Signals::poll_next`].
+///
+/// # Cancel safety
+///
+/// Dropped, it does not wait any more.
+///
+/// # Examples
+///
+/// ```no_run
+/// wakewheel::block_on(async {
+///     wakewheel::ctrl_c().await?;
+///     println!("goodbye");
+///     std::io::Result::Ok(())
+/// })?;
+/// # std::io::Result::Ok(())
+/// ```
+pub fn ctrl_c() -> impl Future<Output = io::Result<()>> + Send + Sync + 'static {
+    let signals = Signals::new([libc::SIGINT]);
+    async move { signals?.next().await.map(drop) }
 }
 
 /// A stream that never ends.

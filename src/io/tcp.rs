@@ -63,8 +63,7 @@ impl Async<TcpListener> {
 }
 
 impl Async<TcpStream> {
-    /// Connects to `addr`. That is no host name: to look one up (std's `ToSocketAddrs`) blocks, and is for a thread that
-    /// may.
+    /// Connects to `addr`. That is no host name: for those there is [`connect_host`](Async::<TcpStream>::connect_host).
     ///
     /// # Errors
     ///

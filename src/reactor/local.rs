@@ -33,6 +33,15 @@ impl Local {
         result
     }
 
+    /// After `turn`, the last one: can the selector have more events that it has been told of already? It has room for so
+    /// many at a time, and a level is there until it ends.
+    pub fn may_have_left_some(&self, turn: Turn) -> bool {
+        let scratch = self.scratch.take();
+        let was_full = scratch.as_ref().is_some_and(|scratch| scratch.was_full());
+        self.scratch.set(scratch);
+        was_full || turn.events > 0 && self.shared.watches_levels()
+    }
+
     #[inline]
     pub fn read_mail(&self) {
         self.shared.read_mail(&self.wheel);

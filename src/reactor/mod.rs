@@ -7,7 +7,9 @@
 //!
 //! To put a reactor into a loop of your own (a GUI, a game, another runtime), make one with [`Reactor::new`], wait for
 //! its descriptor ([`AsFd`]) or its [`next_deadline`](Reactor::next_deadline) there, and then call
-//! [`turn`](Reactor::turn) with a time-out of zero.
+//! [`turn`](Reactor::turn) with a time-out of zero. What shall be served by it is made and polled in
+//! [`enter`](Reactor::enter), or is a future in its [`scope`](Handle::scope). `examples/guest_in_tokio.rs` does so, and no
+//! thread is started.
 //!
 //! A [`Watch`] waits for a descriptor that somebody else reads and writes, level-triggered or edge-triggered.
 
@@ -22,6 +24,7 @@ pub(crate) mod loom;
 mod park;
 mod readiness;
 pub(crate) mod registry;
+mod scope;
 pub(crate) mod seat;
 mod shared;
 mod source;
@@ -36,15 +39,18 @@ pub(crate) use clock::Clock;
 pub use clock::MockClock;
 pub(crate) use driver::{Answer, Driver, no_tasks};
 pub(crate) use readiness::{Direction, Seen};
+pub use scope::Scope;
 pub(crate) use shared::Shared;
 pub use shared::Turn;
 pub(crate) use source::Source;
 pub use watch::{Interest, Watch};
 
+use crate::sys::{self, Ready};
 use local::Local;
 use std::fmt;
+use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::Waker;
@@ -117,7 +123,15 @@ impl Reactor {
             // This turn is the answer to all notifications so far. (One that may wait sees to that itself.)
             self.0.shared.park.wake();
         }
-        self.enter(|| self.0.turn(timeout, &mut no_tasks))
+        let turn = self.enter(|| self.0.turn(timeout, &mut no_tasks))?;
+        // A loop that waits for edges of the descriptor is not told again of what was left in it.
+        if self.0.may_have_left_some(turn) {
+            let fd = self.as_fd().as_raw_fd();
+            if sys::level(fd, Ready::READABLE)?.intersects(Ready::READABLE) {
+                self.0.shared.poller.notify();
+            }
+        }
+        Ok(turn)
     }
 
     /// When the next turn is due on account of a timer. `None`: no timer is set.
@@ -139,7 +153,8 @@ impl Reactor {
     }
 }
 
-/// Readable when a turn would find an event or a notification. (On [`Backend::Poll`], which has no descriptor of its
+/// Readable when a turn would find an event or a notification, and no more after it, so that it can be waited for by level
+/// or by edge, with one turn each time. (On [`Backend::Poll`], which has no descriptor of its
 /// own, after a notification only: such a reactor has to be turned now and then.)
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -206,6 +221,31 @@ impl Handle {
     /// A reactor that has gone is passed over, in favour of the shared one.
     pub fn enter<R>(&self, f: impl FnOnce() -> R) -> R {
         current::enter_shared(&self.0, f)
+    }
+
+    /// `future`, each poll of which [enters](Handle::enter) this reactor: so it can be a task of any executor, on any thread,
+    /// and what it waits for is served by the thread that turns the reactor.
+    ///
+    /// Without this, the sockets that were made in a reactor stay with it, but the timers of a task belong to the reactor
+    /// of whoever polls it, and that may be the shared one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use futures_lite::future;
+    /// use std::time::Duration;
+    /// use wakewheel::{reactor::Reactor, sleep};
+    ///
+    /// let reactor = Reactor::new()?;
+    /// let mut task = Box::pin(reactor.handle().scope(sleep(Duration::from_millis(5))));
+    /// // This `block_on` knows nothing of the reactor.
+    /// while future::block_on(future::poll_once(&mut task)).is_none() {
+    ///     reactor.turn(None)?;
+    /// }
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn scope<F: Future>(&self, future: F) -> Scope<F> {
+        Scope::new(self.clone(), future)
     }
 
     /// Ends the turn that the reactor is waiting in, or else the wait of the next one.

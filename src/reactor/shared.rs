@@ -9,7 +9,7 @@ use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
 use crate::sys::error::explained;
-use crate::sys::{Backend, Event, Events, Poller, Ready, Watched, fork};
+use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Ready, Trigger, Watched, fork};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub clock: Clock,
     /// Is this the one that serves every thread which has none of its own?
     is_fallback: bool,
+    /// Has anybody ever watched a level?
+    watches_levels: AtomicBool,
     /// The process, as counted by [`fork`], that made it.
     process: u32,
     sources: Mutex<Sources>,
@@ -94,6 +96,13 @@ pub(crate) struct Scratch {
     wakers: Vec<Waker>,
 }
 
+impl Scratch {
+    /// Did the last wait find as many events as it has room for?
+    pub fn was_full(&self) -> bool {
+        self.events.native().len() == EVENTS_PER_WAIT_MAX
+    }
+}
+
 impl Shared {
     pub fn new(backend: Backend, clock: Clock, is_fallback: bool) -> io::Result<Arc<Shared>> {
         Poller::new(backend).map(|poller| Shared::with_poller(poller, clock, is_fallback))
@@ -107,6 +116,7 @@ impl Shared {
             park: Park::new(),
             clock,
             is_fallback,
+            watches_levels: AtomicBool::new(false),
             process: fork::watch(),
             sources: Mutex::new(Sources::default()),
             timers: Mutex::new(Timers { wheel: Wheel::new(), stopped: false }),
@@ -164,7 +174,14 @@ impl Shared {
         watched: Watched,
         make: impl FnOnce(u64) -> Arc<Source>,
     ) -> io::Result<Arc<Source>> {
+        if watched.trigger == Trigger::Level {
+            self.watches_levels.store(true, Ordering::Release);
+        }
         self.add_by(fd, |poller, token| poller.watch(fd, token, watched, true), make)
+    }
+
+    pub fn watches_levels(&self) -> bool {
+        self.watches_levels.load(Ordering::Acquire)
     }
 
     /// Changes what is watched.

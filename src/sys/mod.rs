@@ -57,6 +57,7 @@ mod libkqueue;
 mod notifier;
 pub(crate) mod option;
 mod poll;
+pub(crate) mod process;
 #[cfg(any(
     wakewheel_libkqueue,
     target_vendor = "apple",

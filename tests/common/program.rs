@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where cargo puts an example, seen from this test program.
-fn path(example: &str) -> PathBuf {
+pub fn path(example: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(example);
     assert!(path.exists(), "{} is missing: `cargo build --examples` makes it", path.display());

@@ -162,11 +162,15 @@ pub mod dispatch;
 pub mod event;
 pub mod evio;
 pub mod executor;
+#[cfg(feature = "hyper")]
+pub mod hyper;
 pub mod io;
 pub mod reactor;
 mod sync;
 mod sys;
 pub mod time;
+#[cfg(feature = "tokio-io")]
+mod tokio_io;
 
 pub use executor::{Cores, JoinError, JoinHandle, LocalExecutor, Task, block_on, spawn, spawn_local};
 pub use io::{Async, IoSafe, Readable, ReadableOwned, Writable, WritableOwned};

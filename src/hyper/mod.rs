@@ -98,10 +98,11 @@ pub use server::{Server, serve};
 use std::error::Error;
 use std::fmt;
 use std::io::ErrorKind;
+use std::iter::successors;
 
-/// hyper's error, as one of the kind that it is, with its cause in the text. It is the [`source`](Error::source) itself.
+/// hyper's error, as one of the kind that it is, with its causes in the text. It is the [`source`](Error::source) itself.
 fn io_error(e: ::hyper::Error) -> std::io::Error {
-    let cause = e.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    let cause = causes(&e).find_map(|cause| cause.downcast_ref::<std::io::Error>());
     let kind = match cause {
         Some(cause) => cause.kind(),
         None if e.is_timeout() => ErrorKind::TimedOut,
@@ -112,16 +113,17 @@ fn io_error(e: ::hyper::Error) -> std::io::Error {
     std::io::Error::new(kind, HyperError(e))
 }
 
+fn causes<'a>(e: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    successors(e.source(), |&cause| cause.source())
+}
+
 #[derive(Debug)]
 struct HyperError(::hyper::Error);
 
 impl fmt::Display for HyperError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)?;
-        match self.0.source() {
-            Some(cause) => write!(f, ": {cause}"),
-            None => Ok(()),
-        }
+        causes(&self.0).try_for_each(|cause| write!(f, ": {cause}"))
     }
 }
 

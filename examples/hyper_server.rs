@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release --features hyper --example hyper_server -- 127.0.0.1:5000 --cores 2
 //!     curl http://127.0.0.1:5000/
-//!     curl --http2-prior-knowledge http://127.0.0.1:5000/ --next --data-binary @README.md http://127.0.0.1:5000/echo
+//!     curl --http2-prior-knowledge --data-binary @README.md http://127.0.0.1:5000/echo
 //!
 //! | path | answer |
 //! |---|---|

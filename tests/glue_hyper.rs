@@ -142,7 +142,7 @@ fn a_read_that_is_always_ready_gives_way_now_and_then() {
 fn several_buffers_are_written_at_once() {
     common::run(async {
         for (mut a, b) in pairs()? {
-            assert!(a.is_write_vectored() && (&a).is_write_vectored());
+            assert!(a.is_write_vectored());
             let bufs = [IoSlice::new(b"hel"), IoSlice::new(b""), IoSlice::new(b"lo")];
             let n = poll_fn(|cx| Write::poll_write_vectored(Pin::new(&mut a), cx, &bufs)).await?;
             assert_eq!(n, 5);
@@ -411,7 +411,9 @@ fn listen() -> io::Result<(Async<TcpListener>, Addr)> {
 
 /// What a server tells of errors.
 #[derive(Clone, Default)]
-struct Errors(Arc<Mutex<Vec<(Option<Addr>, ErrorKind, String)>>>);
+struct Errors(Arc<Mutex<Vec<Told>>>);
+
+type Told = (Option<Addr>, ErrorKind, String);
 
 impl Errors {
     fn hook(&self) -> impl Fn(Option<&Addr>, io::Error) + Send + Sync + 'static {
@@ -419,7 +421,7 @@ impl Errors {
         move |peer, e| errors.lock().unwrap().push((peer.cloned(), e.kind(), e.to_string()))
     }
 
-    fn take(&self) -> Vec<(Option<Addr>, ErrorKind, String)> {
+    fn take(&self) -> Vec<Told> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
@@ -978,9 +980,9 @@ async fn upgrade(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>
         let upgraded = upgraded.await.unwrap();
         let mut socket = WebSocketStream::from_raw_socket(Io::new(upgraded), Role::Server, None).await;
         while let Some(message) = socket.next().await {
-            match message.unwrap() {
-                message @ Message::Text(_) => socket.send(message).await.unwrap(),
-                _ => {}
+            let message = message.unwrap();
+            if message.is_text() {
+                socket.send(message).await.unwrap();
             }
         }
     })

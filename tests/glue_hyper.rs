@@ -855,6 +855,23 @@ fn who_says_nothing_is_shown_out() {
 }
 
 #[test]
+fn who_goes_before_the_version_is_certain_is_let_go_at_once() {
+    let errors = Errors::default();
+    with_server(Server::new().on_error(errors.hook()), |addr| async move {
+        for first in [&b""[..], b"PRI"] {
+            let mut stream = Stream::connect(&addr).await?;
+            stream.write_all(first).await?;
+            stream.shutdown(Shutdown::Write)?;
+            while !stream.read_chunk().await?.is_empty() {}
+        }
+        Ok(())
+    });
+    // Who has said nothing has done nothing wrong.
+    let kinds: Vec<_> = errors.take().into_iter().map(|(_, kind, _)| kind).collect();
+    assert_eq!(kinds, [ErrorKind::UnexpectedEof]);
+}
+
+#[test]
 fn who_takes_too_long_for_a_request_is_shown_out_by_our_timer() {
     let errors = Errors::default();
     let limit = Duration::from_millis(20);

@@ -281,3 +281,31 @@ impl<T: Write + Unpin> Write for Rewound<T> {
         Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    #[test]
+    fn what_was_read_is_read_again_in_parts_of_any_size_and_then_the_rest() {
+        let read = |io: &mut Rewound<Io<&[u8]>>, len| {
+            let mut room = vec![0; len];
+            let mut buf = ReadBuf::new(&mut room);
+            let cx = &mut Context::from_waker(Waker::noop());
+            assert!(matches!(Pin::new(io).poll_read(cx, buf.unfilled()), Poll::Ready(Ok(()))));
+            buf.filled().to_vec()
+        };
+        let mut io = Rewound::new(b"hello".to_vec(), Io::new(&b" world"[..]));
+        assert_eq!(read(&mut io, 3), b"hel");
+        assert_eq!(read(&mut io, 0), b"");
+        assert_eq!(read(&mut io, 1), b"l");
+        assert_eq!(read(&mut io, 10), b"o");
+        assert_eq!(read(&mut io, 10), b" world");
+        assert_eq!(io.into_parts().0, b"");
+
+        let mut io = Rewound::new(b"hello".to_vec(), Io::new(&b""[..]));
+        assert_eq!(read(&mut io, 2), b"he");
+        assert_eq!(io.into_parts().0, b"llo");
+    }
+}

@@ -157,6 +157,42 @@ fn tokio_reads_and_writes_our_streams_by_compat() {
     assert_eq!(done.unwrap(), much().len() as u64);
 }
 
+// ------------------------------------------------------------------------------------------ both examples
+
+#[test]
+fn wrong_arguments_are_quoted_and_help_is_the_usage() {
+    for (example, args, quoted) in [
+        ("tls_echo", &["localhost:5000"][..], "\"localhost:5000\""),
+        ("tls_echo", &["--cores", "0"], "at least 1"),
+        ("tls_echo", &["--certificate"], "'--certificate'"),
+        ("websocket_chat", &["nowhere"], "\"nowhere\""),
+        ("websocket_chat", &["--bogus"], "'--bogus'"),
+    ] {
+        let (status, errors) = Program::start(example, args).wait();
+        assert_eq!(status.code(), Some(2), "{example} {args:?}: {errors}");
+        assert!(errors.contains(quoted), "{example} {args:?}: {errors}");
+        assert!(errors.contains(&format!("\nusage: {example}")), "{example} {args:?}: {errors}");
+        let program = Program::start(example, &["--help"]);
+        assert!(program.line().starts_with(&format!("usage: {example}")));
+        assert_eq!(program.wait().0.code(), Some(0));
+    }
+}
+
+#[test]
+fn what_cannot_be_had_at_the_start_is_an_error_that_names_it() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    for (example, args, named) in [
+        ("tls_echo", &[&addr[..], "--cores", "2"][..], &addr[..]),
+        ("websocket_chat", &[&addr, "--cores", "2"], &addr),
+        ("tls_echo", &["127.0.0.1:0", "--certificate", "/no/such/dir/x.pem"], "/no/such/dir/x.pem"),
+    ] {
+        let (status, errors) = Program::start(example, args).wait();
+        assert_eq!(status.code(), Some(1), "{example} {args:?}: {errors}");
+        assert!(errors.contains(named), "{example} {args:?}: {errors}");
+    }
+}
+
 // --------------------------------------------------------------------------------------------- tls_echo
 
 /// openssl's client, which sends what it is given and returns what it gets until the server has closed. `None`: there is no

@@ -74,7 +74,7 @@
 //!
 //! There is nothing to set up. The first use starts the shared reactor. Tasks are those of the other executor
 //! (`tokio::spawn`, not [`spawn`]), and an [`Async`] has the `AsyncRead` and `AsyncWrite` of futures-io, which for
-//! tokio's own are translated by `tokio_util::compat`.
+//! tokio's own are translated by `tokio_util::compat`; with the feature `tokio-io`, streams have those as well.
 //!
 //! ```
 //! use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
@@ -137,6 +137,13 @@
 //!
 //! Callbacks that may block, on std's own streams, are for [`dispatch`]: it accepts on one thread and works on others.
 //!
+//! # Features
+//!
+//! None is on by default. `hyper` is the module of that name: hyper 1 on our streams, timers and executors, with a server
+//! and clients of HTTP/1 and HTTP/2. `tokio-io` gives tokio's `AsyncRead` and `AsyncWrite` to `Async<TcpStream>`,
+//! `Async<UnixStream>` and [`io::Stream`]; their `shutdown` with an argument comes before the one of tokio's
+//! `AsyncWriteExt`, which is called as `AsyncWriteExt::shutdown(&mut stream)`.
+//!
 //! # Where to look
 //!
 //! | | |
@@ -160,11 +167,15 @@
 //!
 //! [`Waker`]: std::task::Waker
 #![warn(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod dispatch;
 pub mod event;
 pub mod evio;
 pub mod executor;
+#[cfg(feature = "hyper")]
+#[cfg_attr(docsrs, doc(cfg(feature = "hyper")))]
+pub mod hyper;
 pub mod io;
 pub mod net;
 pub mod os;
@@ -173,6 +184,8 @@ pub mod reactor;
 mod sync;
 mod sys;
 pub mod time;
+#[cfg(feature = "tokio-io")]
+mod tokio_io;
 
 pub use executor::{Cores, JoinError, JoinHandle, LocalExecutor, Task, block_on, spawn, spawn_local};
 pub use io::{Async, IoSafe, Readable, ReadableOwned, Signals, Writable, WritableOwned, ctrl_c};

@@ -13,7 +13,7 @@ mod program;
 #[path = "../examples/common/resp.rs"]
 mod resp;
 
-use program::{PATIENCE, Program};
+use program::{PATIENCE, Program, run};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::{Command, ExitStatus, Stdio};
@@ -77,20 +77,6 @@ fn ask_to_the_end(program: &Server, request: &[u8]) -> String {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     String::from_utf8(answer).unwrap()
-}
-
-/// Runs a client that may not be there. What it says, if it is.
-fn run(client: &str, args: &[&str]) -> Option<String> {
-    let output = match Command::new(client).args(args).stdin(Stdio::null()).output() {
-        Ok(output) => output,
-        Err(e) => {
-            println!("skipped: cannot run {client}: {e}");
-            return None;
-        }
-    };
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{client} {args:?}: {}\n{stdout}{stderr}", output.status);
-    Some(stdout.into_owned() + &stderr)
 }
 
 fn array(args: &[&[u8]]) -> Vec<u8> {

@@ -20,6 +20,7 @@ mod stream;
 
 mod tcp;
 mod udp;
+mod uninit;
 mod unix;
 
 pub use accept::Accepted;

@@ -9,7 +9,7 @@ use super::check;
 use super::option::take_error;
 use libc::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
-use std::mem;
+use std::mem::{self, MaybeUninit};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
@@ -271,6 +271,13 @@ pub(crate) fn send_once(fd: &impl AsRawFd, buf: &[u8]) -> Once {
 pub(crate) fn recv_once(fd: &impl AsRawFd, buf: &mut [u8]) -> Once {
     // SAFETY: `buf` is valid for writes of its length.
     Once(unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
+}
+
+/// [`recv`], into memory that need not hold anything yet: as many bytes as are returned, from the first on, do then.
+#[inline]
+pub(crate) fn recv_uninit(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+    // SAFETY: `buf` is valid for writes of its length. The kernel only writes to it.
+    transfer(|| unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
 }
 
 #[inline]

@@ -112,6 +112,21 @@ impl Drop for Program {
     }
 }
 
+/// Runs a client that may not be there. What it says, if it is.
+#[track_caller]
+pub fn run(client: &str, args: &[&str]) -> Option<String> {
+    let output = match Command::new(client).args(args).stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(e) => {
+            println!("skipped: cannot run {client}: {e}");
+            return None;
+        }
+    };
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{client} {args:?}: {}\n{stdout}{stderr}", output.status);
+    Some(stdout.into_owned() + &stderr)
+}
+
 #[track_caller]
 pub fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE).unwrap();

@@ -661,7 +661,7 @@ fn a_waker_may_be_in_block_on_whoever_drives_the_reactor_that_wakes_it() {
             sleep(Duration::from_millis(10)).await;
             Ok(())
         });
-        // This one is for the helper. (From now on: the machine may have been busy.)
+        // This one is for the helper. (However long the others took.)
         timers[3].set_after(Duration::from_millis(40));
         assert!(poll(&mut timers[3], &waker).is_pending());
         let give_up = Instant::now() + PATIENCE;

@@ -4,6 +4,9 @@
 //! **trusted**: they go by the cached readiness, and touch the kernel only to move bytes. Everything that we cannot
 //! see into (what happens through [`get_ref`](Async::get_ref), the closures of [`read_with`](Async::read_with), the
 //! `Read` of a type that we do not know) is not: there, each wait asks the kernel once how things stand.
+//!
+//! On the shared reactor, which is turned by whoever comes by, even a trusted operation is tried when it is polled anew, or
+//! again while it waits: its task may know more than the reactor.
 
 mod accept;
 
@@ -281,7 +284,7 @@ impl<T> Async<T> {
     }
 
     /// Calls `op` until it does not say [`WouldBlock`](io::ErrorKind::WouldBlock), waiting until it is readable
-    /// in between.
+    /// in between, or until the task is polled for another reason.
     ///
     /// # Errors
     ///
@@ -338,7 +341,7 @@ impl<T> Async<T> {
     }
 
     /// Calls `op` until it does not say [`WouldBlock`](io::ErrorKind::WouldBlock), waiting until it is writable
-    /// in between.
+    /// in between, or until the task is polled for another reason.
     ///
     /// # Errors
     ///

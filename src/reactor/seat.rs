@@ -61,7 +61,7 @@ const WATCHED: u8 = 2;
 /// After a turn that woke so many, the helper pauses. It has given their executor work for at least that time, and would
 /// be woken by, and often take the processor from it for, each single event that comes meanwhile. In the next turn they come
 /// together. (Measured with an executor on the same processor, and fifty connections: half as many turns, or fewer.)
-const WOKEN_BEFORE_PAUSE: usize = 4;
+const WOKEN_BEFORE_PAUSE: usize = 6;
 const PAUSE: Duration = Duration::from_micros(40);
 /// Elsewhere, it may take much longer.
 const CAN_PAUSE: bool = cfg!(all(any(target_os = "linux", target_os = "android"), not(loom)));

@@ -9,31 +9,31 @@
 //! again while it waits: its task may know more than the reactor.
 
 mod accept;
-
+mod addr;
 mod chunk;
 mod connect;
 mod kind;
+mod listener;
 mod operation;
 mod options;
-
 mod ready;
 mod safe;
 mod signals;
 mod stream;
-
 mod tcp;
 mod udp;
 mod uninit;
 mod unix;
 
 pub use accept::Accepted;
+pub use addr::Addr;
 pub use chunk::Chunk;
+pub use listener::Listener;
 pub use options::{KeepAlive, SocketOptions};
-
 pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
 pub use signals::{Signals, ctrl_c};
-pub use stream::{Addr, Listener, ReadAndWait, Stream, Unsent};
+pub use stream::{ReadAndWait, Stream, Unsent};
 pub use udp::{Datagram, RecvBatch};
 
 use crate::reactor::{Direction, Seen, Source, budget};

@@ -36,7 +36,7 @@ const LISTED: usize = 1 << 8;
 const WAITING: usize = SLOTS | LISTED;
 /// The reactor has gone: the next one who wants to wait registers the source with another.
 const ORPHANED: usize = 1 << 10;
-/// Whoever stores a waker has to tell the reactor ([`Source::wait`](super::source::Source) does).
+/// Whoever stores a waker has to tell the reactor ([`Source`](super::source::Source) does).
 const ASKS: usize = 1 << 11;
 /// A short operation says nothing: see [`Seen::trusts_short`].
 const WARY: usize = 1 << 12;

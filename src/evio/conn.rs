@@ -1,7 +1,7 @@
 //! A connection, as its callbacks see it.
 
-use super::connection::{self, Inner};
 use super::handle::ConnHandle;
+use super::state::{self, Inner};
 use super::transport::Transport;
 use super::{Addr, Options, Server};
 use crate::Async;
@@ -71,7 +71,7 @@ impl<C> Conn<'_, C> {
     /// `NotConnected` if there is no connection any more, or there never was.
     pub fn local_addr(&self) -> io::Result<Addr> {
         match &self.link {
-            Link::Stream(transport, _) => connection::local_addr(transport),
+            Link::Stream(transport, _) => state::local_addr(transport),
             Link::Datagram(datagram) => datagram.socket.get_ref().local_addr().map(Addr::udp),
         }
     }

@@ -51,6 +51,7 @@
 
 pub(crate) mod addr;
 mod balance;
+mod callback;
 mod conn;
 mod connection;
 mod detached;
@@ -60,6 +61,7 @@ mod handler;
 mod input;
 mod serve;
 mod server;
+mod state;
 mod transport;
 mod udp;
 

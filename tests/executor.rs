@@ -962,6 +962,28 @@ fn why_a_task_failed_is_an_error_like_others() {
     });
 }
 
+/// The guard runs the executor, in whose queue its task still is.
+#[test]
+fn a_task_whose_future_is_being_dropped_is_not_polled() {
+    struct Runs(Rc<LocalExecutor>, Rc<Cell<u32>>);
+    impl Drop for Runs {
+        fn drop(&mut self) {
+            self.1.set(self.1.get() + 1);
+            self.0.block_on(future::yield_now());
+        }
+    }
+    let executor = Rc::new(LocalExecutor::new().unwrap());
+    let (polls, drops) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let (counted, guard) = (polls.clone(), Runs(executor.clone(), drops.clone()));
+    let task = executor.spawn(async move {
+        counted.set(counted.get() + 1);
+        drop(guard);
+    });
+    drop(task);
+    executor.block_on(future::yield_now());
+    assert_eq!((polls.get(), drops.get()), (0, 1));
+}
+
 #[test]
 fn a_future_is_dropped_once_after_it_panicked() {
     on_executor(|| async {

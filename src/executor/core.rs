@@ -290,7 +290,9 @@ impl Core {
             task.panicked(self, payload);
             self.note_panic();
         }
-        self.counters().polls.add((self.settings.polls_per_turn - left) as u64);
+        let counters = self.counters();
+        counters.polls.add((self.settings.polls_per_turn - left) as u64);
+        counters.wakes_local.set(self.queue.pushed() - counters.wakes_remote.get());
     }
 
     /// `left`: so many may be polled. `polled`: this one is being polled.
@@ -301,8 +303,6 @@ impl Core {
             let Some(task) = *polled else { break };
             if run(task) {
                 *left -= 1;
-            } else {
-                self.counters().skipped.add(1);
             }
             *polled = None;
         }

@@ -29,8 +29,7 @@ pub(super) struct Counters {
     pub events: Counter,
     pub timers: Counter,
     pub polls: Counter,
-    /// Tasks that were taken out of the run queue and had been cancelled in it.
-    pub skipped: Counter,
+    pub wakes_local: Counter,
     pub wakes_remote: Counter,
     pub longest_poll_ns: Counter,
     pub tasks_alive: Counter,
@@ -50,7 +49,7 @@ pub struct Stats {
     pub timers: u64,
     /// Polls of tasks.
     pub polls: u64,
-    /// Tasks put into the run queue by the core's own thread. (Those that are in it now do not count yet.)
+    /// Tasks put into the run queue by the core's own thread, counted by the batch of polls.
     pub wakes_local: u64,
     /// Tasks put into the run queue on behalf of other threads.
     pub wakes_remote: u64,
@@ -71,8 +70,7 @@ impl Counters {
             events: self.events.get(),
             timers: self.timers.get(),
             polls: self.polls.get(),
-            // Everybody who was put into the queue comes out of it, and that is counted by the batch.
-            wakes_local: (self.polls.get() + self.skipped.get()).saturating_sub(self.wakes_remote.get()),
+            wakes_local: self.wakes_local.get(),
             wakes_remote: self.wakes_remote.get(),
             longest_poll: Duration::from_nanos(self.longest_poll_ns.get()),
             tasks_alive: self.tasks_alive.get(),

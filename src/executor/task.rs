@@ -118,7 +118,8 @@ impl<F: Future> Body<F> {
         let future = match unsafe { Self::stage(task) } {
             // SAFETY: as above.
             Stage::Future(future) => unsafe { Pin::new_unchecked(future) },
-            // SAFETY: `run` calls this for no task that is complete, and as long as one is not, it has its future.
+            // SAFETY: `run` calls this for no task that is complete, nor for one that is RUNNING, whose future may be
+            // half dropped. Any other has its future.
             _ => unsafe { std::hint::unreachable_unchecked() },
         };
         let output = std::task::ready!(future.poll(cx));
@@ -263,18 +264,18 @@ impl TaskPtr {
     pub fn run(self, core: &Core) -> bool {
         let header = self.header();
         let flags = header.flags.get();
-        if flags & COMPLETE != 0 {
+        // Cancelled in there; or its future is being dropped, further up on this stack, and runs its executor.
+        if flags & (COMPLETE | RUNNING) != 0 {
             header.flags.set(flags & !SCHEDULED);
             self.release();
             return false;
         }
-        // It is in the queue, and so it does not run.
         header.flags.set(flags ^ (SCHEDULED | RUNNING));
         budget::grant();
         // SAFETY: the waker is not dropped, so it needs no reference of its own: this thread keeps the task.
         let waker = ManuallyDrop::new(unsafe { Waker::from_raw(raw_waker(self.0)) });
-        // SAFETY: this is the core's thread, the task is not complete, and it was not running: a core runs one task at a
-        // time, and RUNNING keeps everybody else out.
+        // SAFETY: this is the core's thread, and the task is neither complete nor was it running. RUNNING keeps everybody
+        // else out.
         let polled = unsafe { (header.vtable.poll)(self.0, &mut Context::from_waker(&waker)) };
         if polled.is_ready() {
             self.complete(core);
@@ -377,6 +378,8 @@ impl TaskPtr {
 
 /// Tasks that are to be run, in order.
 pub(super) struct Queue {
+    /// How many tasks it has ever had.
+    pushed: Cell<u64>,
     first: Cell<Option<TaskPtr>>,
     /// Of no use if there is no first one.
     last: Cell<TaskPtr>,
@@ -384,7 +387,7 @@ pub(super) struct Queue {
 
 impl Default for Queue {
     fn default() -> Queue {
-        Queue { first: Cell::new(None), last: Cell::new(TaskPtr(NonNull::dangling())) }
+        Queue { pushed: Cell::new(0), first: Cell::new(None), last: Cell::new(TaskPtr(NonNull::dangling())) }
     }
 }
 
@@ -397,8 +400,13 @@ impl Queue {
             return false;
         }
         task.header().flags.set(flags | SCHEDULED);
+        self.pushed.set(self.pushed.get() + 1);
         self.append(task);
         true
+    }
+
+    pub fn pushed(&self) -> u64 {
+        self.pushed.get()
     }
 
     #[inline]

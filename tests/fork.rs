@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
-use wakewheel::reactor::Reactor;
+use wakewheel::reactor::{Interest, Reactor, Trigger, Watch};
 use wakewheel::{Async, LocalExecutor, Timer, block_on, sleep};
 
 /// A child process, in which `body` runs and nothing else.
@@ -89,6 +89,37 @@ fn a_child_starts_a_thread_of_its_own_for_other_executors() {
         future::block_on(within(some_work())).unwrap();
         Child::fork(|| future::block_on(within(some_work())).unwrap()).ends_well();
         future::block_on(within(some_work())).unwrap();
+    });
+}
+
+#[test]
+fn a_watch_with_news_that_nobody_has_taken_goes_on_in_a_child() {
+    in_a_process_of_its_own("a_watch_with_news_that_nobody_has_taken_goes_on_in_a_child", || {
+        let parent = LocalExecutor::new().unwrap();
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut watch = parent.enter(|| Watch::new(&ours, Interest::READ, Trigger::Level)).unwrap();
+        let (wakes, waker) = Wakes::new();
+        assert!(watch.poll_ready(&mut Context::from_waker(&waker)).is_pending());
+        theirs.write_all(b"x").unwrap();
+        parent.turn(Some(PATIENCE)).unwrap();
+        assert_eq!(wakes.count(), 1);
+        Child::fork(|| {
+            let child = LocalExecutor::new().unwrap();
+            let (wakes, waker) = Wakes::new();
+            let mut take = || child.enter(|| watch.take(&mut Context::from_waker(&waker)));
+            assert!(matches!(take(), Poll::Ready(Ok(Interest::READ))));
+            ours.read_exact(&mut [0; 1]).unwrap();
+            // It waits for more already.
+            let before = wakes.count();
+            theirs.write_all(b"y").unwrap();
+            let give_up = Instant::now() + PATIENCE;
+            while wakes.count() == before {
+                assert!(Instant::now() < give_up, "nobody is woken");
+                child.turn(Some(Duration::from_millis(10))).unwrap();
+            }
+            assert!(matches!(take(), Poll::Ready(Ok(Interest::READ))));
+        })
+        .ends_well();
     });
 }
 

@@ -18,7 +18,8 @@ pub(crate) struct Source {
     pub fd: RawFd,
     /// The process, as counted by [`fork`], that registered it.
     process: AtomicU32,
-    /// A [`Watch`](super::Watch), which has one owner, has its own, without a lock, and leaves this alone.
+    /// A [`Watch`](super::Watch), which has one owner, has its own, without a lock. Of this one it uses nothing, and only sees to it
+    /// that it does not keep a reactor that has stopped.
     home: Mutex<Home>,
 }
 
@@ -175,7 +176,7 @@ impl Source {
     #[inline]
     pub fn take_readable(&self, home: &Home, cx: &mut Context<'_>) -> bool {
         let seen = self.readiness.seen();
-        if seen.ready() != Ready::READABLE {
+        if seen.ready() != Ready::READABLE || !self.is_of_this_process() {
             return false;
         }
         if !self.clear_and_wait(Direction::Read, seen, cx) {

@@ -2,7 +2,7 @@
 //!
 //! As with tokio's own streams, a shutdown ends the writing side: the peer reads to the end, and can still send.
 
-use crate::io::{Async, Stream};
+use crate::io::{Async, Stream, ended};
 use std::io::{self, IoSlice};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -56,11 +56,7 @@ macro_rules! streams {
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(match self.shutdown(Shutdown::Write) {
-                    // The peer was faster.
-                    Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
-                    result => result,
-                })
+                Poll::Ready(ended(self.shutdown(Shutdown::Write)))
             }
         }
     )* };

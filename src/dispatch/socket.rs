@@ -2,8 +2,7 @@
 
 use super::Addr;
 use crate::evio::addr::{Bound, SocketFile, mapped};
-use crate::evio::never_again;
-use crate::io::Listener;
+use crate::io::{Listener, never_again};
 use crate::{Async, block_on};
 use std::fmt;
 use std::io;

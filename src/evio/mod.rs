@@ -73,7 +73,6 @@ pub use events::Events;
 pub use handle::ConnHandle;
 pub use handler::{Action, Handler, IntoBytes, Opened, Options, Reply};
 pub use input::{Input, InputStream};
-pub(crate) use serve::never_again;
 pub use serve::{Builder, TickMode, serve};
 pub use server::Server;
 pub use transport::Duplex;

@@ -9,7 +9,7 @@ use super::transport::{Duplex, Transport};
 use super::udp::serve_udp;
 use super::{Action, Addr, DetachedStream, Handler, LoadBalance, Origin, Server};
 use crate::executor::{CoresBuilder, current, drain, shutdown_requested, wake_all};
-use crate::io::{self as wio, Listener, Stream};
+use crate::io::{self as wio, Listener, Stream, never_again};
 use crate::time::{Timer, timeout};
 use crate::{Async, Cores, Task, spawn_local};
 use std::cell::{Cell, RefCell};
@@ -860,11 +860,6 @@ fn register(bound: Bound) -> io::Result<Listener> {
         Bound::Unix(listener, _) => Async::<UnixListener>::new_nonblocking(listener).map(Listener::from),
         Bound::Udp(_) => unreachable!("a UDP socket does not listen"),
     }
-}
-
-/// Will this listener never accept again?
-pub(crate) fn never_again(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
 }
 
 /// The core that accepts for all loops.

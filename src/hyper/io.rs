@@ -1,6 +1,6 @@
 //! hyper's [`Read`] and [`Write`] for our streams, and a bridge to and from the traits of futures-io.
 
-use crate::io::{Async, Stream};
+use crate::io::{Async, Stream, ended};
 use ::hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use futures_io::{AsyncRead, AsyncWrite};
 use std::io::{self, IoSlice};
@@ -57,11 +57,7 @@ macro_rules! streams {
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-                Poll::Ready(match self.shutdown(Shutdown::Write) {
-                    // The peer was faster.
-                    Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
-                    result => result,
-                })
+                Poll::Ready(ended(self.shutdown(Shutdown::Write)))
             }
         }
     )* };

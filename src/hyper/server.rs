@@ -3,7 +3,7 @@
 use super::{Rewound, SpawnLocal, WheelTimer, io_error};
 use crate::Task;
 use crate::executor::{shutdown_requested, spawn_local, wake_all};
-use crate::io::{Addr, Listener, Stream};
+use crate::io::{Addr, Listener, Stream, never_again};
 use crate::time::timeout;
 use ::hyper::body::{Body, Incoming};
 use ::hyper::rt::{Read, ReadBuf, Write};
@@ -353,11 +353,6 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Will this listener never accept again?
-fn never_again(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
-}
-
 // ------------------------------------------------------------------------------------ the version of HTTP
 
 /// With this a client of HTTP/2 begins. No request of HTTP/1 does: `PRI` is no method.
@@ -492,13 +487,49 @@ impl State {
     {
         let mut closed = false;
         poll_fn(|cx| {
-            if self.closing.get() && !closed {
-                closed = true;
-                close(connection.as_mut());
+            // First: what was read to find out the version is hyper's only once it has been polled. Before that, hyper takes
+            // the connection for one that has said nothing, and closes it.
+            let polled = connection.as_mut().poll(cx);
+            if polled.is_ready() || closed || !self.closing.get() {
+                return polled;
             }
+            closed = true;
+            close(connection.as_mut());
             connection.as_mut().poll(cx)
         })
         .await
         .map_err(io_error)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::{Async, LocalExecutor};
+    use ::hyper::service::service_fn;
+    use futures_lite::{AsyncReadExt, future};
+    use std::convert::Infallible;
+    use std::os::unix::net::UnixStream;
+
+    /// To find out the version, it is read before hyper sees it.
+    #[test]
+    fn a_request_that_was_read_before_the_end_is_asked_for_is_answered() {
+        let (mut client, server) = Async::<UnixStream>::pair().unwrap();
+        let answer = LocalExecutor::new().unwrap().block_on(async {
+            let state = State::default();
+            state.closing.set(true);
+            let io = Rewound::new(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(), server);
+            let service = service_fn(async |_| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+            let serve = async {
+                let connection = pin!(http1::Builder::new().serve_connection(io, service));
+                state.drive(connection, |connection| connection.graceful_shutdown()).await
+            };
+            let mut answer = String::new();
+            let (served, read) = future::zip(serve, client.read_to_string(&mut answer)).await;
+            served.unwrap();
+            read.unwrap();
+            answer
+        });
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("hello"), "{answer:?}");
     }
 }

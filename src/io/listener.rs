@@ -192,6 +192,11 @@ impl Listener {
     }
 }
 
+/// After this error of accepting, will a listener never accept again?
+pub(crate) fn never_again(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP))
+}
+
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {

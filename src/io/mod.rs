@@ -5,8 +5,9 @@
 //! see into (what happens through [`get_ref`](Async::get_ref), the closures of [`read_with`](Async::read_with), the
 //! `Read` of a type that we do not know) is not: there, each wait asks the kernel once how things stand.
 //!
-//! On the shared reactor, which is turned by whoever comes by, even a trusted operation is tried when it is polled anew, or
-//! again while it waits: its task may know more than the reactor.
+//! On the shared reactor, which is turned by whoever comes by, even a trusted operation is tried when it is polled again while
+//! it waits: its task may know more than the reactor. And when it is polled anew, but not where a short one counts as "would
+//! block" (TCP, a batch of datagrams), which would cost each message a system call.
 
 mod accept;
 mod addr;
@@ -29,10 +30,13 @@ pub use accept::Accepted;
 pub use addr::Addr;
 pub use chunk::Chunk;
 pub use listener::Listener;
+pub(crate) use listener::never_again;
 pub use options::{KeepAlive, SocketOptions};
 pub use ready::{Closed, Readable, ReadableOwned, Writable, WritableOwned};
 pub use safe::IoSafe;
 pub use signals::{Signals, ctrl_c};
+#[cfg(any(feature = "hyper", feature = "tokio-io"))]
+pub(crate) use stream::ended;
 pub use stream::{ReadAndWait, Stream, Unsent};
 pub use udp::{Datagram, RecvBatch};
 

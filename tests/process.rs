@@ -77,22 +77,27 @@ fn all_who_wait_for_a_child_are_told() {
         let mut child = Child::spawn(shell("cat").stdin(Stdio::piped())).unwrap();
         let stdin = child.stdin.take();
         let child = Arc::new(child);
-        let elsewhere = thread::spawn({
-            let child = child.clone();
-            move || future::block_on(within(child.wait())).unwrap()
-        });
-        let tasks: Vec<_> = (0..5)
-            .map(|_| {
-                let child = child.clone();
-                spawn_local(async move { within(child.wait()).await.unwrap() })
-            })
-            .collect();
+        let (waits, waiting) = async_channel::unbounded();
+        let wait = || {
+            let (child, waits) = (child.clone(), waits.clone());
+            async move {
+                let mut end = pin!(within(child.wait()));
+                assert!(future::poll_once(end.as_mut()).await.is_none());
+                waits.try_send(()).unwrap();
+                end.await.unwrap()
+            }
+        };
+        let elsewhere = wait();
+        let elsewhere = thread::spawn(move || future::block_on(elsewhere));
+        let tasks: Vec<_> = (0..5).map(|_| spawn_local(wait())).collect();
         {
             // One who does not want to know any more.
             let mut gives_up = pin!(child.wait());
             assert!(future::poll_once(gives_up.as_mut()).await.is_none());
         }
-        sleep(5 * MS).await;
+        for _ in 0..6 {
+            within(waiting.recv()).await.unwrap();
+        }
         drop(stdin);
         for task in tasks {
             assert!(task.await.unwrap().success());
@@ -176,7 +181,7 @@ fn what_cannot_be_waited_for_is_refused_by_its_number() {
     ] {
         let e = Child::from_pid(pid).unwrap_err();
         assert_eq!(e.kind(), kind, "{e}");
-        assert!(e.to_string().contains("process"), "{e}");
+        assert!(e.to_string().contains(&pid.to_string()), "{e}");
     }
 }
 

@@ -97,10 +97,12 @@ impl Child {
     /// # Errors
     ///
     /// They quote `pid`: [`NotFound`](io::ErrorKind::NotFound) if there is no such process, or somebody has waited for it;
-    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is another process's child. No descriptors left.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if it is another process's child, or 0. No descriptors left.
     pub fn from_pid(pid: u32) -> io::Result<Child> {
-        // A number that does not fit is no process's.
-        let pid = libc::pid_t::try_from(pid).unwrap_or(libc::pid_t::MAX);
+        let pid = libc::pid_t::try_from(pid).map_err(|_| {
+            let text = format!("process {pid} cannot be waited for: there is no such process");
+            io::Error::new(io::ErrorKind::NotFound, text)
+        })?;
         Child::new(Process::open(pid)?, None, None, None)
     }
 
@@ -164,7 +166,7 @@ impl Child {
     }
 
     /// Sends it a signal: SIGTERM is what asks it to end. If it has ended, nothing happens, even when its number is
-    /// another's by now.
+    /// another's by now. (Where there are no pidfds, nothing else in the program may wait for it at the same moment.)
     ///
     /// # Errors
     ///

@@ -108,8 +108,14 @@ impl Process {
             End::Kernel(handle) => handle.signal(signal),
             End::Socket(_) => None,
         };
-        // SAFETY: no pointers. It is our child, and has not been waited for: the number is its own.
-        let by_number = || check(unsafe { libc::kill(self.pid, signal) }).map(drop);
+        let by_number = || {
+            // Somebody else in the program may have waited for it: then its number may be a stranger's.
+            if !is_child(self.pid)? {
+                return Ok(());
+            }
+            // SAFETY: no pointers.
+            check(unsafe { libc::kill(self.pid, signal) }).map(drop)
+        };
         match by_handle.unwrap_or_else(by_number) {
             // It has ended: not worth an error.
             Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),

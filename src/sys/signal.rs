@@ -112,9 +112,11 @@ impl Catch {
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
 
-    /// The signals that have come since the last time, as bits.
+    /// The signals that have come since the last time, as bits. Of those that it wants: a handler that was about to tell the
+    /// place's last owner may do so late.
     pub fn take(&self) -> u64 {
-        TABLE[self.index].come.swap(0, Ordering::SeqCst)
+        let place = &TABLE[self.index];
+        place.come.swap(0, Ordering::SeqCst) & place.wanted.load(Ordering::SeqCst)
     }
 
     pub fn has_come(&self) -> bool {

@@ -269,7 +269,8 @@ fn a_future_that_waits_goes_around_all_executors() {
     // Polled once by each, it is the last one's waker that counts.
     let (a, mut b) = tcp_pair();
     let mut a = Async::new(a).unwrap();
-    let timer = sleep(30 * MS);
+    // Longer than they take to poll it. (If not, this shows less, and does not fail.)
+    let timer = sleep(200 * MS);
     let mut work: Work = Box::pin(async move {
         timer.await;
         let mut buf = [0; 1];
@@ -288,7 +289,7 @@ fn a_future_that_waits_goes_around_all_executors() {
             // From now on it waits for the socket.
             let (sender, receiver) = mpsc::channel();
             by_hand(Box::pin(async move {
-                sleep(40 * MS).await;
+                sleep(201 * MS).await;
                 sender.send(()).unwrap();
             }));
             receiver.recv().unwrap();
@@ -311,7 +312,8 @@ struct Things {
 }
 
 impl Things {
-    fn new() -> Things {
+    /// With a timer that fires after `time`.
+    fn new(time: Duration) -> Things {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let stream = Async::new(listener.accept().unwrap().0).unwrap();
@@ -320,7 +322,7 @@ impl Things {
             stream,
             peer,
             udp: Async::<UdpSocket>::bind(([127, 0, 0, 1], 0)).unwrap(),
-            timer: sleep(20 * MS),
+            timer: sleep(time),
         };
         let (_, waker) = Wakes::new();
         let cx = &mut Context::from_waker(&waker);
@@ -366,7 +368,7 @@ fn what_was_made_on_a_core_that_has_stopped_goes_on_under_every_executor() {
     let (sender, things) = mpsc::channel();
     for _ in executors() {
         let sender = sender.clone();
-        let task = cores.handles()[0].spawn(move || async move { drop(sender.send(Things::new())) });
+        let task = cores.handles()[0].spawn(move || async move { drop(sender.send(Things::new(20 * MS))) });
         wakewheel::block_on(task).unwrap();
     }
     assert_eq!(cores.shutdown(PATIENCE), 0);
@@ -378,16 +380,18 @@ fn what_was_made_on_a_core_that_has_stopped_goes_on_under_every_executor() {
 
 #[test]
 fn what_waits_under_every_executor_goes_on_when_its_core_stops() {
+    // Longer than it takes until all wait.
+    const TIME: Duration = Duration::from_millis(200);
     let cores = Cores::builder().threads(1).build().unwrap();
     let reactor = Reactor::new().unwrap();
     let (sender, things) = mpsc::channel();
     for i in 0..executors().len() {
         if i % 2 == 0 {
-            sender.send(reactor.enter(Things::new)).unwrap();
+            sender.send(reactor.enter(|| Things::new(TIME))).unwrap();
             continue;
         }
         let sender = sender.clone();
-        let task = cores.handles()[0].spawn(move || async move { drop(sender.send(Things::new())) });
+        let task = cores.handles()[0].spawn(move || async move { drop(sender.send(Things::new(TIME))) });
         wakewheel::block_on(task).unwrap();
     }
     let (waits, waiting) = mpsc::channel();

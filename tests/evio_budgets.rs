@@ -138,8 +138,8 @@ fn input_that_was_left_is_kept_no_longer_than_it_takes() {
     running.stop();
 }
 
-/// The task and the reactor's part, in the sizes that were asked of the allocator. (What a process grows by is in the
-/// README.) poll(2) needs a list of its own, and what waits to be armed.
+/// The task and the reactor's part, in the sizes that were asked of the allocator. poll(2) needs a list of its own, and what
+/// waits to be armed.
 #[test]
 fn an_idle_connection_has_300_bytes_at_most() {
     const CONNECTIONS: usize = 200;

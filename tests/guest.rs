@@ -481,7 +481,9 @@ fn a_guest_works_in_tokio_with_many_threads_and_is_replaced_when_it_ends() {
         }
         // Those that are under way go on with the shared one.
         let tasks: Vec<_> = (0..20).map(|_| tokio::spawn(handle.scope(some_work()))).collect();
-        tokio::time::sleep(2 * MS).await;
+        while handle.sources_alive() == 0 {
+            tokio::task::yield_now().await;
+        }
         driver.abort();
         for task in tasks {
             tokio::time::timeout(PATIENCE, task).await.expect("in time").unwrap().unwrap();

@@ -24,10 +24,10 @@ pub(super) fn deliver<H: Handler>(
 ) {
     let input = &input[..len];
     if inner.has(REST | IDLE) {
-        inner.touch();
         if inner.has(REST) {
             return Borrowed { transport, inner, context, lp, handler, out }.data(input);
         }
+        inner.touch();
     }
     let panics = lp.note_panics();
     let conn = &mut Conn { context, out, link: Link::Stream(transport, inner), server: &lp.server };

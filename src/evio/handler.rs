@@ -309,7 +309,7 @@ pub trait Handler: 'static {
     }
 
     /// Shall [`pre_write`](Handler::pre_write) and [`post_write`](Handler::post_write) be called? It is asked once, on each
-    /// loop. For handlers that know only when they run whether they need them.
+    /// loop. A handler that has neither saves a little by `false`.
     fn watches_writes(&self) -> bool {
         true
     }

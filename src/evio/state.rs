@@ -28,6 +28,10 @@ pub(super) struct Inner {
     pub origin: Origin,
 }
 
+// Beside it, a connection has its transport, its loop and its context.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(mem::size_of::<Inner>() <= 32);
+
 /// In two words for the usual case.
 enum Peer {
     None,
@@ -110,7 +114,7 @@ pub(super) const IDLE: u32 = 1 << 13;
 pub(super) const REST: u32 = 1 << 14;
 /// The callback that is running answers a wake.
 pub(super) const WAKE: u32 = 1 << 15;
-/// The handler wants to hear of writes.
+/// The handler wants to hear of writes. The loop knows; here it is asked together with [`REST`], once for each message.
 pub(super) const WATCHED: u32 = 1 << 16;
 
 const NO_INDEX: u16 = u16::MAX;

@@ -127,7 +127,8 @@ impl Reactor {
         // A loop that waits for edges of the descriptor is not told again of what was left in it.
         if self.0.may_have_left_some(turn) {
             let fd = self.as_fd().as_raw_fd();
-            if sys::level(fd, Ready::READABLE)?.intersects(Ready::READABLE) {
+            // The turn has happened: an error is for the next one.
+            if sys::level(fd, Ready::READABLE).unwrap_or(Ready::READABLE).intersects(Ready::READABLE) {
                 self.0.shared.poller.notify();
             }
         }
@@ -153,9 +154,9 @@ impl Reactor {
     }
 }
 
-/// Readable when a turn would find an event or a notification, and no more after it, so that it can be waited for by level
-/// or by edge, with one turn each time. (On [`Backend::Poll`], which has no descriptor of its
-/// own, after a notification only: such a reactor has to be turned now and then.)
+/// Readable when a turn would find an event or a notification, and no more after it, unless something was left: then it becomes
+/// readable anew. So it can be waited for by level or by edge, with one turn each time. (On [`Backend::Poll`], which has no
+/// descriptor of its own, after a notification only: such a reactor has to be turned now and then.)
 impl AsFd for Reactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.shared.poller.as_fd()

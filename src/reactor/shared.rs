@@ -83,7 +83,8 @@ pub struct Turn {
     pub events: usize,
     /// Timers that fired.
     pub timers: usize,
-    /// Wakers that were woken for these reasons.
+    /// Wakers that were woken for these reasons. The tasks of an executor that had an event on its own reactor are not woken but
+    /// run, and do not count; nor does what [`turn_with`](crate::LocalExecutor::turn_with) has noted.
     pub woken: usize,
     /// Did somebody end the wait, or forbid it?
     pub(crate) notified: bool,

@@ -67,7 +67,7 @@ macro_rules! either {
 }
 
 impl Stream {
-    /// Connects to `addr`. With options, see [`SocketOptions::connect`].
+    /// Connects to `addr`. With options, see [`SocketOptions::connect`](super::SocketOptions::connect).
     ///
     /// # Errors
     ///

@@ -160,6 +160,31 @@ fn a_closure_is_called_again_in_every_poll() {
     });
 }
 
+/// Who waits to hear of it does, though somebody else was quicker than the reactor.
+#[test]
+fn an_event_that_a_read_was_quicker_than_is_one_to_others() {
+    let (stream, mut theirs) = UnixStream::pair().unwrap();
+    let stream = Async::new(stream).unwrap();
+    let (socket, peer) = UnixDatagram::pair().unwrap();
+    let socket = Async::new(socket).unwrap();
+    run(async {
+        let mut buf = [0; 1];
+        assert!(poll_once((&stream).read(&mut buf)).await.is_none());
+        let mut readable = stream.readable();
+        assert!(poll_once(&mut readable).await.is_none());
+        theirs.write_all(b"x")?;
+        assert_eq!(poll_once((&stream).read(&mut buf)).await.expect("it is there")?, 1);
+        readable.await?;
+
+        assert!(poll_once(socket.recv(&mut buf)).await.is_none());
+        let mut readable = socket.readable();
+        assert!(poll_once(&mut readable).await.is_none());
+        peer.send(b"x")?;
+        assert_eq!(poll_once(socket.recv(&mut buf)).await.expect("it is there")?, 1);
+        readable.await
+    });
+}
+
 /// Level-triggered, whoever reads, and how much.
 #[test]
 fn what_was_left_by_a_partial_read_is_readable() {

@@ -1,5 +1,6 @@
 //! Accepting connections, also when there are no descriptors left.
 
+use super::operation::Tries;
 use super::{Async, Kind, Stream as Connection};
 use crate::reactor::{Direction, budget};
 use crate::sys::addr::SockAddr;
@@ -56,8 +57,7 @@ pub(crate) struct Accept<'a, L> {
     listener: &'a Async<L>,
     waiter: Option<usize>,
     exhausted: Option<Exhausted>,
-    /// The [poll](budget::poll_number) in which it was last tried.
-    tried_in: u32,
+    tries: Tries,
 }
 
 /// There were no descriptors left. An error at once would make the usual loop around accept spin, because the
@@ -73,7 +73,7 @@ const PAUSED_MAX: Duration = Duration::from_millis(100);
 
 impl<'a, L> Accept<'a, L> {
     pub fn new(listener: &'a Async<L>) -> Accept<'a, L> {
-        Accept { listener, waiter: None, exhausted: None, tried_in: 0 }
+        Accept { listener, waiter: None, exhausted: None, tries: Tries::default() }
     }
 }
 
@@ -82,23 +82,20 @@ impl<L: Accepts> Accept<'_, L> {
         ready!(budget::is_left(cx));
         let source = &self.listener.source;
         let interest = Direction::Read.interest();
-        let poll = budget::poll_number();
-        // As in every operation: who polls may know more than a reactor that somebody else turns.
-        let mut is_again = self.waiter.is_none() || self.tried_in == poll;
-        self.tried_in = poll;
+        let mut tries_blind = self.tries.is_again() || self.waiter.is_none();
         loop {
             if let Some(exhausted) = &mut self.exhausted {
                 ready!(Pin::new(&mut exhausted.timer).poll(cx));
             }
             let seen = source.readiness.seen();
-            let is_worth_a_try = seen.is_ready(interest) || is_again && seen.asks();
+            let is_worth_a_try = seen.is_ready(interest) || tries_blind && seen.asks();
             if !is_worth_a_try {
                 // Somebody else has emptied the queue: the next connection is what to wait for, and no timer.
                 self.exhausted = None;
                 ready!(source.poll_waiter(&mut self.waiter, interest, cx))?;
                 continue;
             }
-            is_again = false;
+            tries_blind = false;
             match socket::accept(self.listener.get_ref().as_fd()) {
                 Ok((fd, addr)) => {
                     source.forget(&mut self.waiter);

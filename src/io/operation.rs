@@ -4,6 +4,7 @@ use super::Async;
 use crate::reactor::{Direction, budget};
 use std::future::Future;
 use std::io;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -14,8 +15,22 @@ pub(crate) struct Operation<'a, T, F, P> {
     op: F,
     full: P,
     until_short: bool,
-    /// The [poll](budget::poll_number) in which it was last tried.
-    tried_in: u32,
+    tries: Tries,
+}
+
+/// Where others turn the reactor, who polls may know more than it does: an operation is worth a try though nothing is ready.
+#[derive(Default)]
+pub(super) struct Tries {
+    /// The [poll](budget::poll_number) in which it was last polled.
+    last: u32,
+}
+
+impl Tries {
+    /// It is polled. Is it so again, without a turn in between?
+    pub fn is_again(&mut self) -> bool {
+        let poll = budget::poll_number();
+        mem::replace(&mut self.last, poll) == poll
+    }
 }
 
 impl<T> Async<T> {
@@ -32,7 +47,7 @@ impl<T> Async<T> {
             op,
             full: |_: &R| true,
             until_short: false,
-            tried_in: 0,
+            tries: Tries::default(),
         }
     }
 
@@ -43,7 +58,7 @@ impl<T> Async<T> {
         op: F,
         full: P,
     ) -> Operation<'_, T, F, P> {
-        Operation { io: self, direction, waiter: None, op, full, until_short: true, tried_in: 0 }
+        Operation { io: self, direction, waiter: None, op, full, until_short: true, tries: Tries::default() }
     }
 }
 
@@ -54,21 +69,19 @@ impl<T, R, F: FnMut(&T) -> io::Result<R>, P: Fn(&R) -> bool> Future for Operatio
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<R>> {
         ready!(budget::is_left(cx));
-        let Operation { io, direction, waiter, op, full, until_short, tried_in } = &mut *self;
+        let Operation { io, direction, waiter, op, full, until_short, tries } = &mut *self;
         let (interest, readiness) = (direction.interest(), &io.source.readiness);
-        let poll = budget::poll_number();
-        // Who polls anew, or again, may know more than a reactor that somebody else turns.
-        let mut is_again = if waiter.is_none() { !*until_short } else { *tried_in == poll };
-        *tried_in = poll;
+        let is_again = tries.is_again();
+        let mut tries_blind = if waiter.is_none() { !*until_short } else { is_again };
         loop {
             let seen = readiness.seen();
-            let is_worth_a_try = seen.is_ready(interest) || is_again && seen.asks();
+            let is_worth_a_try = seen.is_ready(interest) || tries_blind && seen.asks();
             if !is_worth_a_try {
                 ready!(io.source.poll_waiter(waiter, interest, cx))?;
                 // Somebody else may have used it up: look again, and wait anew if so.
                 continue;
             }
-            is_again = false;
+            tries_blind = false;
             match op(io.get_ref()) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => readiness.clear(interest, seen),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

@@ -7,6 +7,7 @@ mod counting;
 mod evio_server;
 
 use common::dir::Dir;
+use common::port::taken_port;
 use counting::allocations;
 use evio_server::*;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -76,11 +77,6 @@ fn black_hole() -> (SocketAddr, impl Drop) {
     (addr, Keep((listener, waiting)))
 }
 
-/// An address where nobody listens.
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
 // ----------------------------------------------------------------------------------------------------- dial
 
 #[test]
@@ -131,7 +127,8 @@ fn b100_a_name_is_looked_up() {
 
 #[test]
 fn b100_a_dial_that_fails_is_opened_and_closed_with_its_error() {
-    let refused = format!("tcp://{}", nobody());
+    let (nobody, _taken) = taken_port();
+    let refused = format!("tcp://{nobody}");
     let cases = [
         (refused.as_str(), ErrorKind::ConnectionRefused),
         ("unix:///this/is/not/there", ErrorKind::NotFound),
@@ -179,7 +176,8 @@ fn b100_a_server_that_has_stopped_does_not_dial() {
     let running = start(dialer(&log), &[]);
     let server = running.clone();
     running.stop();
-    for addr in [format!("tcp://{}", nobody()), "tcp://localhost:1".into(), "tpc://".into()] {
+    let (nobody, _taken) = taken_port();
+    for addr in [format!("tcp://{nobody}"), "tcp://localhost:1".into(), "tpc://".into()] {
         assert_eq!(server.dial(&addr, PATIENCE).unwrap_err().kind(), ErrorKind::NotConnected);
     }
     assert_eq!((log.len(), server.connections()), (0, 0));

@@ -5,12 +5,15 @@
 
 #[path = "common/dir.rs"]
 mod dir;
+#[path = "common/port.rs"]
+mod port;
 #[path = "common/program.rs"]
 mod program;
 
 use async_tungstenite::tungstenite::{self, Message, WebSocket};
 use dir::Dir;
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
+use port::taken_port;
 use program::{PATIENCE, Program, connect};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -394,9 +397,7 @@ fn proxy_passes_on_the_end_of_one_direction() {
 
 #[test]
 fn proxy_goes_on_when_the_upstream_is_not_there() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let upstream = listener.local_addr().unwrap();
-    drop(listener);
+    let (upstream, socket) = taken_port();
     let (program, addr) = proxy(upstream, &["--loops", "2"]);
     for _ in 0..20 {
         let mut client = connect(addr);
@@ -404,7 +405,8 @@ fn proxy_goes_on_when_the_upstream_is_not_there() {
         assert!(has_ended(client.read(&mut [0])));
     }
     // It comes back.
-    let listener = TcpListener::bind(upstream).unwrap();
+    socket.listen(1).unwrap();
+    let listener = TcpListener::from(socket);
     let server = thread::spawn(move || echo(listener.accept().unwrap().0));
     assert_eq!(exchange(connect(addr), b"hello", end_tcp), b"hello");
     server.join().unwrap();

@@ -10,6 +10,7 @@ use async_tungstenite::WebSocketStream;
 use async_tungstenite::tungstenite::handshake::derive_accept_key;
 use async_tungstenite::tungstenite::{Message, protocol::Role};
 use common::dir::Dir;
+use common::port::taken_port;
 use common::{PATIENCE, tcp_pair, within};
 use futures_lite::{AsyncReadExt, AsyncWriteExt, StreamExt, future};
 use futures_rustls::TlsAcceptor;
@@ -1026,9 +1027,8 @@ fn what_comes_before_hyper_may_refuse_a_connection_and_gives_it_a_service_of_its
 #[test]
 fn a_client_that_cannot_connect_says_where() {
     on_executor(|| async {
-        // Bound and not listening: nobody else gets the port.
-        let (listener, addr) = listen()?;
-        drop(listener);
+        let (port, _taken) = taken_port();
+        let addr = Addr::Tcp(port);
         let e = connect_http1::<Empty<Bytes>>(&addr).await.unwrap_err();
         assert_eq!(e.kind(), ErrorKind::ConnectionRefused);
         assert!(e.to_string().contains(&addr.to_string()), "{e}");

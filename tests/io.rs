@@ -4,6 +4,7 @@
 mod common;
 
 use common::dir::Dir;
+use common::port::taken_port;
 use common::{PATIENCE, Wakes, in_a_process_of_its_own, poll, run, tcp_pair, within};
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, StreamExt, future};
 use std::cell::Cell;
@@ -976,7 +977,7 @@ async fn listener_is_empty(listener: &Async<TcpListener>) {
 fn a_connection_that_is_refused_is_an_error() {
     let dir = Dir::new("refused");
     run(async {
-        let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (addr, _taken) = taken_port();
         let error = error_of(|| Async::<TcpStream>::connect(addr)).await;
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
         let error = Async::<UnixStream>::connect(dir.path("socket")).await.expect_err("nothing is there");

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod dir;
+pub mod port;
 pub mod proc;
 
 use std::future::Future;

@@ -462,3 +462,37 @@ fn the_helper_drives_for_strangers() {
         room.close();
     });
 }
+
+/// A stranger's task is woken by the helper, who lends the seat. When it waits again, its thread turns, or calls the helper;
+/// while somebody in `block_on` may come to the seat, who is to find it or to be found.
+fn lend(with_another: bool) {
+    let (room, stranger) = (Room::new(), loom::Task::new());
+    room.seat.ensure_helper();
+    let event = Arc::<Event>::default();
+    let happens = event.clone();
+    let other = move |room: &Room| {
+        if with_another {
+            block_on(room, |waker| event.poll(waker));
+        }
+    };
+    alongside(&room, [other], || {
+        for _ in 0..if with_another { 1 } else { 2 } {
+            room.happens(&stranger.waker);
+            room.seat.waits();
+            stranger.wait();
+        }
+        happens.happen(&room);
+        room.seat.waits();
+    });
+    room.close();
+}
+
+#[test]
+fn a_stranger_turns_while_the_seat_is_lent() {
+    loom::model_with(2, || lend(false));
+}
+
+#[test]
+fn the_seat_that_is_lent_is_there_for_those_in_block_on() {
+    loom::model_with(2, || lend(true));
+}

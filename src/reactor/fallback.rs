@@ -61,7 +61,7 @@ thread_local! {
     static COMES: Cell<*const ()> = const { Cell::new(ptr::null()) };
 }
 
-/// `waker` has been left with the shared reactor: somebody has to turn it.
+/// `waker` is left with the shared reactor: somebody has to turn it.
 ///
 /// For its own waker, a thread in `block_on` comes to the seat by itself. Any other may be that of an executor which keeps
 /// the thread for itself, even inside of the call.
@@ -69,6 +69,16 @@ pub(crate) fn ensure_driven(waker: &Waker) {
     if COMES.get() != waker.data() {
         if let Ok(seat) = seat() {
             seat.ensure_helper();
+        }
+    }
+}
+
+/// `waker` has been left with one of its sources. To be called without any lock.
+pub(crate) fn waits(waker: &Waker) {
+    if COMES.get() != waker.data() {
+        if let Ok(seat) = seat() {
+            seat.ensure_helper();
+            seat.waits();
         }
     }
 }

@@ -125,7 +125,7 @@ pub(crate) enum Wait {
     Ready,
     /// The waker is kept, and will be woken by the next event.
     Stored,
-    /// The same, and the reactor has to be [asked](super::shared::Shared::asked).
+    /// The same, and the reactor is to be [told](super::shared::Shared::arm).
     StoredAndAsks,
     /// No reactor would wake it; no waker is kept.
     Orphaned,

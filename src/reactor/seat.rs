@@ -5,11 +5,16 @@
 //! does not do is to get up for others each time that it polls its own future: they would only be woken in vain. So that a
 //! poll which takes long does not hold them up, a helper thread watches (see [`fallback`](super::fallback)).
 //!
+//! Where executors that know nothing of us run the tasks, the helper drives. After a turn that woke several of them it **lends**
+//! the seat: they have something to do, and it would be woken by, and often take the processor from them for, each single
+//! event that comes meanwhile. The last of them that waits again turns without waiting, on the thread that polls it, and
+//! lends on if that woke any more; if not, it calls the helper, who is also back by himself if they take long.
+//!
 //! Nothing here knows threads or processes, so the models run it as it is.
 
 use super::driver::no_tasks;
 use super::shared::{Scratch, Shared, Turn};
-use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Occupant, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
 use std::cell::Cell;
 use std::io;
@@ -40,6 +45,8 @@ pub(crate) struct Seat {
     wanted: AtomicBool,
     called: Mutex<bool>,
     call: Condvar,
+    /// How many of those whom the last turn has woken do not wait again. (Or fewer: others who wait count as well.)
+    out: AtomicIsize,
 }
 
 /// A thread in `block_on`.
@@ -58,13 +65,12 @@ const WAITING: u8 = 1;
 /// The same, and the helper sleeps until that is over.
 const WATCHED: u8 = 2;
 
-/// After a turn that woke so many, the helper pauses. It has given their executor work for at least that time, and would
-/// be woken by, and often take the processor from it for, each single event that comes meanwhile. In the next turn they come
-/// together. (Measured with an executor on the same processor, and fifty connections: half as many turns, or fewer.)
-const WOKEN_BEFORE_PAUSE: usize = 6;
-const PAUSE: Duration = Duration::from_micros(40);
-/// Elsewhere, it may take much longer.
-const CAN_PAUSE: bool = cfg!(all(any(target_os = "linux", target_os = "android"), not(loom)));
+/// The helper lends the seat after a turn that woke so many. (For fewer, to call it costs more than to turn less often saves.)
+const LENDS_TO: usize = if cfg!(loom) { 1 } else { 4 };
+/// For so long, unless somebody turns meanwhile: then for so long again.
+const LOAN: Duration = Duration::from_micros(200);
+/// Elsewhere, so short a sleep may take much longer.
+const LENDS: bool = cfg!(any(target_os = "linux", target_os = "android", loom));
 
 impl Seat {
     pub fn new(
@@ -85,6 +91,7 @@ impl Seat {
             wanted: AtomicBool::new(false),
             called: Mutex::new(false),
             call: Condvar::new(),
+            out: AtomicIsize::new(0),
         }
     }
 
@@ -194,11 +201,21 @@ impl Seat {
         }
     }
 
-    /// In the seat, until somebody else wants it.
-    fn drive(&self, mut place: TryMutexGuard<'_, Scratch>) {
+    /// In the seat, until somebody else wants it or takes it while it is lent.
+    fn drive<'a>(&'a self, mut place: TryMutexGuard<'a, Scratch>) {
         while !self.wanted.swap(false, Ordering::AcqRel) {
+            self.out.store(0, Ordering::Relaxed);
             match self.turn(&mut place, None) {
-                Ok(turn) if CAN_PAUSE && turn.woken >= WOKEN_BEFORE_PAUSE => std::thread::sleep(PAUSE),
+                Ok(turn) if LENDS && turn.woken >= LENDS_TO && self.lends(turn) => {
+                    drop(place);
+                    self.wait_for_return();
+                    match self.place.try_lock() {
+                        Some(returned) => place = returned,
+                        // A thread in `block_on` has come, which passes it on when it goes; or one of them turns, and there is
+                        // [help](Seat::help) again afterwards.
+                        None => return self.helper_drives.store(false, Ordering::Release),
+                    }
+                }
                 Ok(_) => {}
                 // A selector that cannot wait any more would hang every task in the process without a word.
                 Err(e) => panic!("the shared reactor cannot wait: {e}"),
@@ -207,6 +224,38 @@ impl Seat {
         self.helper_drives.store(false, Ordering::Release);
         drop(place);
         self.pass_on();
+    }
+
+    /// Is anybody out, after this turn?
+    fn lends(&self, turn: Turn) -> bool {
+        let woken = turn.woken as isize;
+        self.out.fetch_add(woken, Ordering::AcqRel) + woken > 0
+    }
+
+    fn wait_for_return(&self) {
+        loop {
+            let turns = self.turns.load(Ordering::Relaxed);
+            // Timers do not wait for those who are out.
+            let loan = self.shared.limit(None, Some(LOAN));
+            if self.wait_for_call(loan) || self.turns.load(Ordering::Relaxed) == turns {
+                return;
+            }
+        }
+    }
+
+    /// A task waits, on a thread that is not in `block_on`. No lock is held: what this wakes may run anything.
+    pub fn waits(&self) {
+        if self.out.fetch_sub(1, Ordering::AcqRel) != 1 || self.driver.is_here() {
+            return;
+        }
+        let Some(mut place) = self.place.try_lock() else { return };
+        let turn = self.turn(&mut place, Some(Duration::ZERO));
+        drop(place);
+        self.pass_on();
+        // (What has become of the selector, the helper finds out.)
+        if !turn.is_ok_and(|turn| self.lends(turn)) {
+            self.call_helper();
+        }
     }
 
     /// Threads are in `block_on`, and take the seat by themselves. Returns it if they do not, or `None` to look again.
@@ -256,6 +305,18 @@ impl Seat {
             Some(_) => {}
         }
         std::mem::take(&mut *called)
+    }
+}
+
+/// For the tests.
+#[cfg(all(test, not(loom)))]
+impl Seat {
+    pub fn lends_to(&self, woken: usize) -> bool {
+        self.lends(Turn { woken, ..Turn::default() })
+    }
+
+    pub fn take_call(&self) -> bool {
+        std::mem::take(&mut *lock(&self.called))
     }
 }
 

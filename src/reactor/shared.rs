@@ -138,17 +138,15 @@ impl Shared {
         self.process == fork::generation()
     }
 
-    /// Does it want to hear of every waiter, by [`asked`](Shared::asked)?
+    /// Does it want to hear of every waiter, by [`arm`](Shared::arm)?
     pub fn asks(&self) -> bool {
         self.is_fallback || self.poller.needs_arming()
     }
 
-    /// Somebody waits for `interest` from now on, with `waker`.
-    pub fn asked(&self, fd: RawFd, token: u64, interest: Ready, waker: &Waker) {
+    /// Somebody waits for `interest` from now on. Is this the reactor that others have to [drive](fallback)?
+    pub fn arm(&self, fd: RawFd, token: u64, interest: Ready) -> bool {
         self.poller.arm(fd, token, interest);
-        if self.is_fallback {
-            fallback::ensure_driven(waker);
-        }
+        self.is_fallback
     }
 
     /// Ends the wait that the reactor is in, if it is in one.
@@ -508,7 +506,7 @@ impl Shared {
 
     /// `timeout`, or the time until the next deadline if that is less.
     #[inline]
-    fn limit(&self, own: Option<&RefCell<Wheel<Waker>>>, timeout: Option<Duration>) -> Option<Duration> {
+    pub fn limit(&self, own: Option<&RefCell<Wheel<Waker>>>, timeout: Option<Duration>) -> Option<Duration> {
         if let Some(own) = own {
             self.read_mail(own);
         }

@@ -3,7 +3,7 @@
 use super::driver::no_tasks;
 use super::readiness::{ALL, Direction, Readiness, Seen, Wait};
 use super::shared::Shared;
-use super::{current, wake_all};
+use super::{current, fallback, wake_all};
 use crate::sync::{Mutex, lock};
 use crate::sys::{self, Ready, Watched, fork};
 use std::io;
@@ -35,8 +35,10 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    fn ask(&self, fd: RawFd, interest: Ready, waker: &Waker) {
-        self.reactor.asked(fd, self.token, interest, waker);
+    /// Somebody waits for `interest` from now on, and the reactor wants to hear of it. Is that the shared one? It is to be
+    /// [told](fallback::waits) of the waker then, when no lock is held.
+    fn arm(&self, fd: RawFd, interest: Ready) -> bool {
+        self.reactor.arm(fd, self.token, interest)
     }
 
     pub fn remove(&self, fd: RawFd) -> io::Result<()> {
@@ -163,7 +165,7 @@ impl Source {
                 Wait::Ready => {}
                 Wait::Stored => return Poll::Pending,
                 Wait::StoredAndAsks => {
-                    home.ask(self.fd, watched.interest, cx.waker());
+                    self.ask_watch(home, watched.interest, cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home_watch(home, watched)?,
@@ -182,7 +184,7 @@ impl Source {
         if !self.clear_and_wait(Direction::Read, seen, cx) {
             match self.readiness.wait(Direction::Read, cx.waker()) {
                 Wait::Stored => {}
-                Wait::StoredAndAsks => home.ask(self.fd, Ready::READABLE, cx.waker()),
+                Wait::StoredAndAsks => self.ask_watch(home, Ready::READABLE, cx.waker()),
                 // Something new; the next look finds out.
                 Wait::Ready | Wait::Orphaned => cx.waker().wake_by_ref(),
             }
@@ -359,7 +361,17 @@ impl Source {
 
     #[cold]
     fn ask(&self, interest: Ready, waker: &Waker) {
-        lock(&self.home).ask(self.fd, interest, waker);
+        let is_shared = lock(&self.home).arm(self.fd, interest);
+        if is_shared {
+            fallback::waits(waker);
+        }
+    }
+
+    #[cold]
+    fn ask_watch(&self, home: &Home, interest: Ready, waker: &Waker) {
+        if home.arm(self.fd, interest) {
+            fallback::waits(waker);
+        }
     }
 
     /// Its reactor has stopped, or belongs to the process that forked this one: on to the one of whoever polls now.

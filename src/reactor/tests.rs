@@ -4,14 +4,16 @@
 use super::clock::{self, Clock, MockClock};
 use super::driver::{Answer, Driver, no_tasks};
 use super::readiness::{Direction, Wait};
+use super::seat::Seat;
 use super::shared::{Scratch, Shared, Turn};
 use super::source::Source;
 use super::wheel::Wheel;
 use crate::sys::scripted::{Call, Script};
-use crate::sys::{Poller, Ready};
+use crate::sys::{Backend, Poller, Ready};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::RawFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Duration;
@@ -737,4 +739,35 @@ fn a_source_of_a_stopped_reactor_moves_to_the_next() {
     assert_eq!(second.woken(), ["moved"]);
     source.deregister().unwrap();
     assert_eq!(second.reactor.sources_alive(), 0);
+}
+
+/// While the seat is lent.
+#[test]
+fn the_last_who_waits_again_turns_and_if_that_was_in_vain_calls_the_helper() {
+    let shared = Shared::new(Backend::from_env().unwrap(), Clock::Real, false).unwrap();
+    let seat = Seat::new(shared.clone(), || Ok(()));
+    let woken = Arc::new(AtomicUsize::new(0));
+    let counts = woken.clone();
+    let waker = waker(move || {
+        counts.fetch_add(1, Ordering::SeqCst);
+    });
+    assert!(seat.lends_to(2));
+    shared.set_timer(0, waker).unwrap();
+    seat.waits();
+    assert_eq!(woken.load(Ordering::SeqCst), 0, "one has not come back");
+    seat.waits();
+    assert_eq!(woken.load(Ordering::SeqCst), 1);
+    assert!(!seat.take_call(), "the one that it has woken has not come back");
+    seat.waits();
+    assert!(seat.take_call());
+}
+
+#[test]
+fn the_seat_is_not_lent_if_all_have_come_back_in_the_meantime() {
+    let shared = Shared::new(Backend::from_env().unwrap(), Clock::Real, false).unwrap();
+    let seat = Seat::new(shared, || Ok(()));
+    seat.waits();
+    seat.waits();
+    assert!(!seat.lends_to(2));
+    assert!(seat.lends_to(1));
 }

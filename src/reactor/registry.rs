@@ -4,18 +4,21 @@
 //! two owners of one descriptor are refused whichever reactors they use.
 
 use super::shared::Shared;
+use crate::sys;
 use crate::sys::fork::PerProcess;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 
 static REACTORS: PerProcess<Mutex<HashMap<u64, Weak<Shared>>>> = PerProcess::new(Mutex::default);
 
-/// Neighbouring descriptors lie in different shards, so that cores that accept at the same time do not meet.
-const SHARDS: usize = 64;
-static DESCRIPTORS: PerProcess<[Mutex<Shard>; SHARDS]> =
-    PerProcess::new(|| std::array::from_fn(|_| Mutex::default()));
+/// The length of the first row.
+const ROW: usize = 64;
+const ROWS: usize = (RawFd::BITS - ROW.ilog2()) as usize;
+static DESCRIPTORS: PerProcess<[OnceLock<Box<[Place]>>; ROWS]> =
+    PerProcess::new(|| std::array::from_fn(|_| OnceLock::new()));
 
 pub(crate) fn enter(reactor: &Arc<Shared>) {
     lock(REACTORS.get()).insert(reactor.id, Arc::downgrade(reactor));
@@ -38,60 +41,111 @@ pub(crate) fn notify(id: u64) {
     }
 }
 
-/// Where a descriptor is registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub reactor: u64,
-    pub token: u64,
-}
-
-/// The descriptors whose number divided by [`SHARDS`] leaves the same rest, locked: what happens to one of them
-/// happens in one step.
+/// Where a descriptor is registered, if it is.
+///
+/// An entry belongs to the reactor that it names: only who holds the lock of that one's sources changes it. One that names
+/// nobody is for the first who [takes](Place::take) it. So what happens to a descriptor happens in one step, and nobody
+/// holds two locks for it.
 #[derive(Default)]
-pub(crate) struct Shard(Vec<Place>);
+pub(crate) struct Place {
+    reactor: AtomicU64,
+    /// Under the lock.
+    token: AtomicU64,
+}
 
 /// No reactor has this id.
-const NOBODY: Place = Place { reactor: 0, token: 0 };
+const NOBODY: u64 = 0;
 
-pub(crate) fn shard(fd: RawFd) -> MutexGuard<'static, Shard> {
-    lock(&DESCRIPTORS.get()[fd as usize % SHARDS])
+impl Place {
+    /// Takes a place that nobody has, for the reactor with this id, whose lock is held. `false`: somebody has it.
+    #[inline]
+    pub fn take(&self, reactor: u64, token: u64) -> bool {
+        let is_taken =
+            self.reactor.compare_exchange(NOBODY, reactor, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        if is_taken {
+            self.token.store(token, Ordering::Relaxed);
+        }
+        is_taken
+    }
+
+    /// Does it belong to the reactor with this id, whose lock is held, under this token?
+    #[inline]
+    pub fn is(&self, reactor: u64, token: u64) -> bool {
+        self.reactor.load(Ordering::Relaxed) == reactor && self.token.load(Ordering::Relaxed) == token
+    }
+
+    /// Nobody has it any more. For whom it belongs to.
+    #[inline]
+    pub fn leave(&self) {
+        self.reactor.store(NOBODY, Ordering::Release);
+    }
+
+    /// The token, if it belongs to the reactor with this id, whose lock is held.
+    pub fn token(&self, reactor: u64) -> Option<u64> {
+        (self.reactor.load(Ordering::Relaxed) == reactor).then(|| self.token.load(Ordering::Relaxed))
+    }
+
+    /// An error if `fd`, whose place this is, is registered. One whose file was closed without our knowledge is not: its
+    /// number is free. No lock is held.
+    #[inline]
+    pub fn check_free(&self, fd: RawFd) -> io::Result<()> {
+        match self.reactor.load(Ordering::Acquire) {
+            NOBODY => Ok(()),
+            reactor => self.check_stale(reactor, fd),
+        }
+    }
+
+    #[cold]
+    fn check_stale(&self, id: u64, fd: RawFd) -> io::Result<()> {
+        let is_registered = match find(id) {
+            Some(reactor) => reactor.is_registered(fd, self),
+            None => {
+                // It will not come back.
+                let _ = self.reactor.compare_exchange(id, NOBODY, Ordering::AcqRel, Ordering::Relaxed);
+                false
+            }
+        };
+        if is_registered { Err(exists(fd)) } else { Ok(()) }
+    }
 }
 
-impl Shard {
-    /// An error if `fd` is registered. One whose file was closed without our knowledge is not: its number is free.
-    pub fn check_free(&self, fd: RawFd) -> io::Result<()> {
-        let Some(place) = self.0.get(fd as usize / SHARDS).filter(|place| **place != NOBODY) else {
-            return Ok(());
-        };
-        match find(place.reactor) {
-            Some(reactor) if reactor.is_registered(fd, place.token) => Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!(
-                    "descriptor {fd} is registered already: use one Async per descriptor, and share that (&Async reads and writes)"
-                ),
-            )),
-            _ => Ok(()),
-        }
-    }
+/// Somebody has the descriptor.
+#[cold]
+pub(crate) fn exists(fd: RawFd) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!(
+            "descriptor {fd} is registered already: use one Async per descriptor, and share that (&Async reads and writes)"
+        ),
+    )
+}
 
-    pub fn set(&mut self, fd: RawFd, place: Place) {
-        let index = fd as usize / SHARDS;
-        if self.0.len() <= index {
-            self.0.resize(index + 1, NOBODY);
-        }
-        self.0[index] = place;
+/// The place of a descriptor, which it has once for all. An error if it is not open: who asks for one by a mistake that is
+/// far from all others shall not make a table of that size.
+#[inline]
+pub(crate) fn place(fd: RawFd) -> io::Result<&'static Place> {
+    let Some((row, index)) = position(fd) else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
+    match DESCRIPTORS.get()[row].get() {
+        Some(row) => Ok(&row[index]),
+        None => grow(row, fd).map(|row| &row[index]),
     }
+}
 
-    /// Forgets `fd`, unless the number has passed to somebody else. Says whether it had not.
-    pub fn unset(&mut self, fd: RawFd, place: Place) -> bool {
-        match self.0.get_mut(fd as usize / SHARDS) {
-            Some(entry) if *entry == place => {
-                *entry = NOBODY;
-                true
-            }
-            _ => false,
-        }
-    }
+#[cold]
+fn grow(row: usize, fd: RawFd) -> io::Result<&'static [Place]> {
+    sys::is_open(fd)?;
+    let len = ROW << row;
+    Ok(DESCRIPTORS.get()[row].get_or_init(|| (0..len).map(|_| Place::default()).collect()))
+}
+
+/// Each row is twice as long as the one before, so that none ever moves. In a row, neighbouring descriptors lie far apart:
+/// cores that accept at the same time do not meet in a cache line.
+#[inline]
+fn position(fd: RawFd) -> Option<(usize, usize)> {
+    let number = usize::try_from(fd).ok()? + ROW;
+    let row = number.ilog2() - ROW.ilog2();
+    let offset = number - (ROW << row);
+    Some((row as usize, (offset % ROW) << row | offset / ROW))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,7 +7,7 @@ use super::source::Source;
 use super::wheel::{Key, Wheel};
 use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, lock};
+use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::error::explained;
 use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Ready, Trigger, Watched, fork};
 use slab::Slab;
@@ -195,23 +195,56 @@ impl Shared {
         register: impl FnOnce(&Poller, u64) -> io::Result<()>,
         make: impl FnOnce(u64) -> Arc<Source>,
     ) -> io::Result<Arc<Source>> {
-        // Before anything that is found by number.
-        if fd < 0 {
-            return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
-        }
-        let mut shard = registry::shard(fd);
-        shard.check_free(fd)?;
-        let mut sources = lock(&self.sources);
-        if sources.stopped || !self.is_of_this_process() {
-            return Err(stopped());
-        }
+        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
+        place.check_free(fd)?;
+        let mut sources = self.sources_if_alive()?;
         let generation = sources.next_generation();
         let entry = sources.slab.vacant_entry();
         let token = token(entry.key(), generation);
-        register(&self.poller, token).map_err(|e| explain(e, fd))?;
+        self.take(place, fd, token, register)?;
         let source = make(token);
         entry.insert((token, source.clone()));
-        shard.set(fd, registry::Place { reactor: self.id, token });
+        Ok(source)
+    }
+
+    /// Takes the place, and registers. With the lock held. An error leaves nothing behind.
+    #[inline]
+    fn take(
+        &self,
+        place: &registry::Place,
+        fd: RawFd,
+        token: u64,
+        register: impl FnOnce(&Poller, u64) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if !place.take(self.id, token) {
+            return Err(registry::exists(fd));
+        }
+        register(&self.poller, token).map_err(|e| {
+            place.leave();
+            explain(e, fd)
+        })
+    }
+
+    #[inline]
+    fn sources_if_alive(&self) -> io::Result<MutexGuard<'_, Sources>> {
+        // Before the lock, which another thread may have held in the parent.
+        if !self.is_of_this_process() {
+            return Err(stopped());
+        }
+        let sources = lock(&self.sources);
+        if sources.stopped { Err(stopped()) } else { Ok(sources) }
+    }
+
+    /// For a source that has a place here, and is not registered yet: as after [`park_watch`](Shared::park_watch).
+    pub fn add_parked(&self, fd: RawFd, make: impl FnOnce(u64) -> Arc<Source>) -> io::Result<Arc<Source>> {
+        // So that what it needs for `fd` is there when it is registered. An error will come again then.
+        let _ = registry::place(fd);
+        let mut sources = self.sources_if_alive()?;
+        let entry = sources.slab.vacant_entry();
+        let token = token(entry.key(), PARKED);
+        let source = make(token);
+        entry.insert((token, source.clone()));
+        sources.parked += 1;
         Ok(source)
     }
 
@@ -222,18 +255,13 @@ impl Shared {
             return token;
         }
         let parked = self::token(index(token), PARKED);
-        let mut shard = registry::shard(fd);
-        {
-            let sources = &mut *lock(&self.sources);
-            if let Some(entry) = sources.slab.get_mut(index(token)).filter(|entry| entry.0 == token) {
-                entry.0 = parked;
-                sources.parked += 1;
-            }
+        let sources = &mut *lock(&self.sources);
+        if let Some(entry) = sources.slab.get_mut(index(token)).filter(|entry| entry.0 == token) {
+            entry.0 = parked;
+            sources.parked += 1;
         }
-        if shard.unset(fd, registry::Place { reactor: self.id, token }) {
-            // An error means that the descriptor has been closed: then it is not registered either.
-            let _ = self.poller.delete(fd);
-        }
+        // An error means that the descriptor has been closed: then it is not registered either.
+        let _ = self.leave(fd, token);
         parked
     }
 
@@ -241,20 +269,16 @@ impl Shared {
     ///
     /// Errors, with nothing changed: those of [`add`](Shared::add).
     pub fn unpark_watch(&self, fd: RawFd, parked: u64, watched: Watched) -> io::Result<u64> {
-        let mut shard = registry::shard(fd);
-        shard.check_free(fd)?;
-        let sources = &mut *lock(&self.sources);
-        if sources.stopped || !self.is_of_this_process() {
-            return Err(stopped());
-        }
+        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
+        place.check_free(fd)?;
+        let sources = &mut *self.sources_if_alive()?;
         let generation = sources.next_generation();
         let entry = sources.slab.get_mut(index(parked)).filter(|entry| entry.0 == parked);
         let entry = entry.ok_or_else(stopped)?;
         let token = token(index(parked), generation);
-        self.poller.watch(fd, token, watched, true).map_err(|e| explain(e, fd))?;
+        self.take(place, fd, token, |poller, token| poller.watch(fd, token, watched, true))?;
         entry.0 = token;
         sources.parked -= 1;
-        shard.set(fd, registry::Place { reactor: self.id, token });
         Ok(token)
     }
 
@@ -263,28 +287,44 @@ impl Shared {
             // The selector of a parent process is not ours to change, though we share it.
             return Ok(());
         }
-        let mut shard = registry::shard(fd);
-        let source = {
-            let mut sources = lock(&self.sources);
-            match sources.slab.get(index(token)) {
-                Some((found, _)) if *found == token => {
-                    sources.parked -= usize::from(generation(token) == PARKED);
-                    Some(sources.slab.remove(index(token)))
-                }
-                _ => None,
+        let mut sources = lock(&self.sources);
+        let source = match sources.slab.get(index(token)) {
+            Some((found, _)) if *found == token => {
+                sources.parked -= usize::from(generation(token) == PARKED);
+                Some(sources.slab.remove(index(token)))
             }
+            _ => None,
         };
-        let is_ours = shard.unset(fd, registry::Place { reactor: self.id, token });
-        // The number may have passed to another owner, if its file was closed behind our back.
-        let result = if is_ours { self.poller.delete(fd) } else { Ok(()) };
-        drop(shard);
+        let result = self.leave(fd, token);
+        drop(sources);
         drop(source);
         result
     }
 
-    pub fn is_registered(&self, fd: RawFd, token: u64) -> bool {
-        let known = matches!(lock(&self.sources).slab.get(index(token)), Some((found, _)) if *found == token);
-        known && self.is_of_this_process() && self.poller.holds(fd, token)
+    /// Gives the place of `fd` up, and what is registered. With the lock held. The number may have passed to another owner, if
+    /// its file was closed behind our back: then nothing is done.
+    #[inline]
+    fn leave(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        match registry::place(fd) {
+            Ok(place) if place.is(self.id, token) => {
+                let result = self.poller.delete(fd);
+                place.leave();
+                result
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Does somebody own `fd`, whose place names this reactor? If not, the place is free after that.
+    pub fn is_registered(&self, fd: RawFd, place: &registry::Place) -> bool {
+        let sources = lock(&self.sources);
+        let Some(token) = place.token(self.id) else { return false };
+        let is_known = matches!(sources.slab.get(index(token)), Some((found, _)) if *found == token);
+        let is_registered = is_known && self.is_of_this_process() && self.poller.holds(fd, token);
+        if !is_registered {
+            place.leave();
+        }
+        is_registered
     }
 
     pub fn sources_alive(&self) -> usize {

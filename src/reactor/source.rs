@@ -81,7 +81,7 @@ impl Source {
     pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<(Arc<Source>, Home)> {
         current::with_reactor(|reactor| {
             let mut home = Home { reactor: reactor.clone(), token: NOWHERE };
-            let mut make = |token| {
+            let make = |token| {
                 home.token = token;
                 let readiness = Readiness::new();
                 readiness.clear(ALL, readiness.seen());
@@ -97,7 +97,7 @@ impl Source {
                 source
             };
             let source = match watched.interest {
-                Ready::NONE => make(NOWHERE),
+                Ready::NONE => reactor.add_parked(fd, make)?,
                 _ => reactor.add_watch(fd, watched, make)?,
             };
             Ok((source, home))
@@ -121,10 +121,6 @@ impl Source {
                     Ok(())
                 }
                 Err(_) if !home.reactor.is_alive() => self.move_watch(home, watched),
-                Err(_) if home.token == NOWHERE => {
-                    let reactor = home.reactor.clone();
-                    self.move_by(home, &reactor, |make| reactor.add_watch(self.fd, watched, make))
-                }
                 Err(e) => Err(e),
             };
         } else if home.reactor.is_alive() {

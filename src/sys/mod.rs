@@ -407,6 +407,12 @@ pub(crate) fn level(fd: RawFd, interest: Ready) -> io::Result<Ready> {
     }
 }
 
+/// An error if there is no such descriptor.
+pub(crate) fn is_open(fd: RawFd) -> io::Result<()> {
+    // SAFETY: no pointers.
+    check(unsafe { libc::fcntl(fd, libc::F_GETFD) }).map(drop)
+}
+
 /// The result of a system call that says -1 for "see errno".
 pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }

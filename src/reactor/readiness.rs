@@ -232,14 +232,14 @@ impl Readiness {
     pub fn wait(&self, direction: Direction, waker: &Waker) -> Wait {
         let interest = direction.interest().0 as usize;
         let now = self.word.load(Ordering::Relaxed);
-        if now & (LOCKED | interest | ORPHANED | ASKS | direction.slot_bit()) != 0
+        if now & (LOCKED | interest | ORPHANED | ASKS) != 0
             || self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err()
         {
             return self.wait_slowly(direction, waker, false);
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.
         let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
-        // The usual case: it has to wait, and has done so before.
+        // The usual case: it has to wait, and has done so before, or does so still.
         self.word.store(if kept { now | direction.slot_bit() } else { now }, Ordering::Release);
         if kept { Wait::Stored } else { self.wait_slowly(direction, waker, true) }
     }

@@ -16,6 +16,8 @@ static REACTORS: PerProcess<Mutex<HashMap<u64, Weak<Shared>>>> = PerProcess::new
 
 /// The length of the first row.
 const ROW: usize = 64;
+/// The longest row that is made without a question (64 KiB).
+const UNASKED_MAX: usize = 4096;
 const ROWS: usize = (RawFd::BITS - ROW.ilog2()) as usize;
 static DESCRIPTORS: PerProcess<[OnceLock<Box<[Place]>>; ROWS]> =
     PerProcess::new(|| std::array::from_fn(|_| OnceLock::new()));
@@ -120,8 +122,8 @@ pub(crate) fn exists(fd: RawFd) -> io::Error {
     )
 }
 
-/// The place of a descriptor, which it has once for all. An error if it is not open: who asks for one by a mistake that is
-/// far from all others shall not make a table of that size.
+/// The place of a descriptor, which it has once for all. An error if it is negative; or so high that its row is worth the
+/// question whether it is open, and it is not.
 #[inline]
 pub(crate) fn place(fd: RawFd) -> io::Result<&'static Place> {
     let Some((row, index)) = position(fd) else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
@@ -133,8 +135,10 @@ pub(crate) fn place(fd: RawFd) -> io::Result<&'static Place> {
 
 #[cold]
 fn grow(row: usize, fd: RawFd) -> io::Result<&'static [Place]> {
-    sys::is_open(fd)?;
     let len = ROW << row;
+    if len > UNASKED_MAX {
+        sys::is_open(fd)?;
+    }
     Ok(DESCRIPTORS.get()[row].get_or_init(|| (0..len).map(|_| Place::default()).collect()))
 }
 

@@ -2,7 +2,7 @@
 
 use super::bell::{Bells, Key};
 use super::file::{Caught, File};
-use super::one::Inner;
+use super::one::{Inner, NOWHERE};
 use super::{Error, Kinds};
 use crate::executor::{LocalExecutor, Task};
 use crate::reactor;
@@ -209,7 +209,7 @@ const _: () = assert!(size_of::<Place>() <= 64);
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
 ///
-/// To attach an event allocates what its registration needs in the reactor, and nothing else once these lists have grown.
+/// To make an event allocates what its registration needs, in the reactor as well. To attach it allocates nothing.
 pub(super) struct Core {
     /// By the index in the key of the bell. They own what is attached.
     places: RefCell<Slab<Place>>,
@@ -356,34 +356,41 @@ impl Core {
     }
 
     fn attach_to_file(&self, event: &Rc<Inner>) -> Result<(), Error> {
-        let mut places = self.places.borrow_mut();
+        let index = self.find_file(event)?;
+        if let Some(Place::File(file)) = self.places.borrow_mut().get_mut(index) {
+            if file.has_old_trigger(event) {
+                *file = self.executor.enter(|| File::new(event))?;
+            }
+            file.add(event, &self.bells.waker(Key::shared(index)))?;
+        }
+        Ok(())
+    }
+
+    /// The index of the place of its descriptor, which is made if there is none.
+    #[inline]
+    pub fn find_file(&self, event: &Inner) -> io::Result<usize> {
+        let index = match event.place.get() {
+            NOWHERE => self.make_file(event)?,
+            index => return Ok(index),
+        };
+        event.place.set(index);
+        Ok(index)
+    }
+
+    fn make_file(&self, event: &Inner) -> io::Result<usize> {
         let mut by_fd = self.by_fd.borrow_mut();
         // The reactor refuses negative ones: nothing is found for them here.
         let fd = event.fd.get() as usize;
         if let Some(index) = by_fd.get(fd).and_then(|next| next.checked_sub(1)) {
-            let index = index as usize;
-            let waker = self.bells.waker(Key::shared(index));
-            if let Some(Place::File(file)) = places.get_mut(index) {
-                if file.has_old_trigger(event) {
-                    *file = self.executor.enter(|| File::new(event, &waker))?;
-                } else {
-                    file.add(event, &waker)?;
-                }
-                event.place.set(index);
-                return Ok(());
-            }
+            return Ok(index as usize);
         }
-        let place = places.vacant_entry();
-        let index = place.key();
-        let waker = self.bells.waker(Key::shared(index));
-        let file = self.executor.enter(|| File::new(event, &waker))?;
-        place.insert(Place::File(file));
-        event.place.set(index);
+        let file = self.executor.enter(|| File::new(event))?;
+        let index = self.places.borrow_mut().insert(Place::File(file));
         if by_fd.len() <= fd {
             by_fd.resize((fd + 1).next_power_of_two(), 0);
         }
         by_fd[fd] = index as u32 + 1;
-        Ok(())
+        Ok(index)
     }
 
     fn attach_to_signal(&self, event: &Rc<Inner>) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use super::base::Core;
 use super::bell::Key;
 use super::{Base, Error, Kinds, Priority};
 use crate::time::{Timer, now};
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::os::fd::RawFd;
@@ -56,16 +56,29 @@ pub(super) struct Inner {
     /// `None` while it runs.
     callback: Cell<Option<Callback>>,
     is_attached: Cell<bool>,
-    /// The index of the place that it has in the base, while it is attached to a descriptor or a signal.
+    /// The index of the place in the base: of its descriptor, or [`NOWHERE`]; of its signal, while it is attached.
     pub place: Cell<usize>,
     /// What it was collected for, and is to be called with.
     active: Cell<Kinds>,
     /// Changes whenever `active` is set or given up: an entry of a queue with an older one is void.
     ticket: Cell<u64>,
+    /// If it can have a time-out. (See [`with_timing`](Inner::with_timing).)
+    timing: Cell<Option<Box<Timing>>>,
+}
+
+// With the two counts of an Rc, 72 bytes.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Inner>() <= 56);
+
+/// The place of a descriptor that has none yet.
+pub(super) const NOWHERE: usize = usize::MAX;
+
+/// What concerns the time of an event.
+struct Timing {
     /// While it is attached with a time that counts: that, and the key of the timer's place.
-    timeout: Cell<Option<(Duration, Key)>>,
-    deadline: Cell<Option<Instant>>,
-    timer: RefCell<Timer>,
+    timeout: Option<(Duration, Key)>,
+    deadline: Option<Instant>,
+    timer: Timer,
 }
 
 impl Event {
@@ -73,21 +86,23 @@ impl Event {
     /// [`as_raw_fd`](std::os::fd::AsRawFd); for [`Kinds::SIGNAL`], the number of the signal. Which kinds can be together, [`attach`](Event::attach) says.
     ///
     /// The callback is given the event, which knows its [descriptor](Event::fd), and what it was called for.
+    ///
+    /// All that it needs is allocated here: to [`attach`](Event::attach) it, and to detach it, allocates nothing.
     pub fn new(base: &Base, fd: RawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) -> Event {
-        Event(Rc::new(Inner {
+        let event = Event(Rc::new(Inner {
             base: Rc::downgrade(&base.0),
             fd: Cell::new(fd),
             kinds: Cell::new(kinds),
             priority: Cell::default(),
             callback: Cell::new(Some(Box::new(callback))),
             is_attached: Cell::new(false),
-            place: Cell::new(0),
+            place: Cell::new(NOWHERE),
             active: Cell::default(),
             ticket: Cell::new(0),
-            timeout: Cell::new(None),
-            deadline: Cell::new(None),
-            timer: RefCell::new(Timer::never()),
-        }))
+            timing: Cell::new(None),
+        }));
+        event.0.prepare(&base.0);
+        event
     }
 
     /// An event that is called once, when the time that it is [attached](Event::attach) with has passed.
@@ -157,8 +172,10 @@ impl Event {
         inner.is_attached.set(true);
         if let Some(after) = timeout {
             let key = core.add_timer(inner);
-            inner.timeout.set(Some((after, key)));
-            core.executor.enter(|| inner.start_timer(&core, key, now().checked_add(after)));
+            inner.with_timing(|timing| {
+                timing.timeout = Some((after, key));
+                core.executor.enter(|| timing.start(&core, key, now().checked_add(after)));
+            });
         }
         Ok(())
     }
@@ -185,6 +202,10 @@ impl Event {
         let _ = self.detach();
         self.0.fd.set(fd);
         self.0.kinds.set(kinds);
+        self.0.place.set(NOWHERE);
+        if let Some(core) = self.0.base.upgrade() {
+            self.0.prepare(&core);
+        }
         let old = self.0.callback.replace(Some(Box::new(callback)));
         // It may own anything: nothing is borrowed here.
         drop(old);
@@ -218,7 +239,10 @@ impl Event {
 
     /// When its time-out is due, if it has one.
     pub fn deadline(&self) -> Option<Instant> {
-        self.0.deadline.get()
+        let timing = self.0.timing.take();
+        let deadline = timing.as_ref().and_then(|timing| timing.deadline);
+        self.0.timing.set(timing);
+        deadline
     }
 
     /// The base, unless that has gone.
@@ -238,16 +262,32 @@ impl fmt::Debug for Event {
 }
 
 impl Inner {
+    /// Allocates what it will need to be attached, as far as that can be done now. (If not, it is done then.)
+    fn prepare(&self, core: &Core) {
+        let kinds = self.kinds.get();
+        if kinds.intersects(Kinds::FILE) {
+            let _ = core.find_file(self);
+        }
+        if kinds.contains(Kinds::TIMEOUT) {
+            self.with_timing(|_| {});
+        }
+    }
+
     fn detach(self: &Rc<Self>, core: &Core) {
         self.is_attached.set(false);
         self.active.set(Kinds::NONE);
         self.ticket.set(self.ticket.get() + 1);
         core.detach(self);
-        if let Some((_, key)) = self.timeout.take() {
-            core.remove_timer(key);
-            self.deadline.set(None);
-            core.executor.enter(|| *self.timer.borrow_mut() = Timer::never());
+        if !self.kinds.get().contains(Kinds::TIMEOUT) {
+            return;
         }
+        self.with_timing(|timing| {
+            if let Some((_, key)) = timing.timeout.take() {
+                core.remove_timer(key);
+                timing.deadline = None;
+                core.executor.enter(|| timing.timer = Timer::never());
+            }
+        });
     }
 
     /// It is to be called in this iteration, for `kinds` as well. Its ticket, if that is new.
@@ -267,27 +307,26 @@ impl Inner {
 
     // --------------------------------------------------------------------------------------------- time
 
-    /// `None`: never.
-    fn start_timer(&self, core: &Core, key: Key, deadline: Option<Instant>) {
-        self.deadline.set(deadline);
-        let mut timer = self.timer.borrow_mut();
-        let Some(deadline) = deadline else { return timer.clear() };
-        timer.set_at(deadline);
-        wait(&mut timer, &core.waker(key));
+    /// Nothing of a user's runs in `f`.
+    fn with_timing<R>(&self, f: impl FnOnce(&mut Timing) -> R) -> R {
+        let none = || Box::new(Timing { timeout: None, deadline: None, timer: Timer::never() });
+        let mut timing = self.timing.take().unwrap_or_else(none);
+        let result = f(&mut timing);
+        self.timing.set(Some(timing));
+        result
     }
 
     /// Its bell has rung. Is it time? (If not, it waits on.)
     pub fn is_due(&self, core: &Core, now: Instant) -> bool {
-        let (Some(deadline), Some((_, key))) = (self.deadline.get(), self.timeout.get()) else {
-            return false;
-        };
-        let mut timer = self.timer.borrow_mut();
-        if deadline <= now {
-            timer.clear();
-            return true;
-        }
-        wait(&mut timer, &core.waker(key));
-        false
+        self.with_timing(|timing| {
+            let (Some(deadline), Some((_, key))) = (timing.deadline, timing.timeout) else { return false };
+            if deadline <= now {
+                timing.timer.clear();
+                return true;
+            }
+            wait(&mut timing.timer, &core.waker(key));
+            false
+        })
     }
 
     // ---------------------------------------------------------------------------------------------- call
@@ -301,22 +340,35 @@ impl Inner {
         let kinds = self.active.take();
         if !self.kinds.get().contains(Kinds::PERSIST) {
             self.detach(core);
-        } else if let Some((period, key)) = self.timeout.get() {
-            let now = now();
-            // A ticker keeps its time, as long as it can.
-            let from_last = self
-                .deadline
-                .get()
-                .filter(|_| kinds == Kinds::TIMEOUT)
-                .and_then(|last| last.checked_add(period));
-            let next = from_last.filter(|next| *next > now).or(now.checked_add(period));
-            self.start_timer(core, key, next);
+        } else if self.kinds.get().contains(Kinds::TIMEOUT) {
+            self.with_timing(|timing| timing.start_anew(core, kinds));
         }
         let mut call = Call { callback: self.callback.take(), event: Event(self) };
         if let Some(callback) = &mut call.callback {
             callback(&call.event, kinds);
         }
         true
+    }
+}
+
+impl Timing {
+    /// `None`: never.
+    fn start(&mut self, core: &Core, key: Key, deadline: Option<Instant>) {
+        self.deadline = deadline;
+        let Some(deadline) = deadline else { return self.timer.clear() };
+        self.timer.set_at(deadline);
+        wait(&mut self.timer, &core.waker(key));
+    }
+
+    /// The event, which stays attached, is called for `kinds`.
+    fn start_anew(&mut self, core: &Core, kinds: Kinds) {
+        let Some((period, key)) = self.timeout else { return };
+        let now = now();
+        // A ticker keeps its time, as long as it can.
+        let from_last =
+            self.deadline.filter(|_| kinds == Kinds::TIMEOUT).and_then(|last| last.checked_add(period));
+        let next = from_last.filter(|next| *next > now).or(now.checked_add(period));
+        self.start(core, key, next);
     }
 }
 

@@ -9,8 +9,8 @@ use std::mem;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// A descriptor that events are, or were, attached to: one registration for all of them. When the last has been detached, it
-/// stays, and is not registered: to attach one again allocates nothing.
+/// A descriptor that events are, were, or will be attached to: one registration for all of them. While none is, it is not
+/// registered, and keeps what it has allocated.
 pub(super) struct File {
     watch: Watch,
     /// Of each kind one at most; in the order in which they were attached, first of all.
@@ -18,18 +18,17 @@ pub(super) struct File {
 }
 
 impl File {
-    /// With its first event. To be called in the base's executor. `waker` is the same always.
-    pub fn new(event: &Rc<Inner>, waker: &Waker) -> Result<File, Error> {
-        let kinds = event.kinds.get();
-        let mut watch = Watch::new(&event.fd.get(), kinds.interest(), kinds.trigger())?;
-        wait(&mut watch, waker);
-        Ok(File { watch, events: [Some(event.clone()), None, None] })
+    /// For an event that is to come. To be called in the base's executor.
+    pub fn new(event: &Inner) -> io::Result<File> {
+        let watch = Watch::new(&event.fd.get(), Interest::NONE, event.kinds.get().trigger())?;
+        Ok(File { watch, events: [const { None }; 3] })
     }
 
     pub fn events(&self) -> impl Iterator<Item = &Rc<Inner>> {
         self.events.iter().map_while(Option::as_ref)
     }
 
+    /// `waker` is the same always.
     #[inline]
     pub fn add(&mut self, event: &Rc<Inner>, waker: &Waker) -> Result<(), Error> {
         let kinds = event.kinds.get();

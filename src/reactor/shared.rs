@@ -173,10 +173,14 @@ impl Shared {
         watched: Watched,
         make: impl FnOnce(u64) -> Arc<Source>,
     ) -> io::Result<Arc<Source>> {
+        self.note_trigger(watched);
+        self.add_by(fd, |poller, token| poller.watch(fd, token, watched, true), make)
+    }
+
+    fn note_trigger(&self, watched: Watched) {
         if watched.trigger == Trigger::Level {
             self.watches_levels.store(true, Ordering::Release);
         }
-        self.add_by(fd, |poller, token| poller.watch(fd, token, watched, true), make)
     }
 
     pub fn watches_levels(&self) -> bool {
@@ -236,9 +240,15 @@ impl Shared {
     }
 
     /// For a source that has a place here, and is not registered yet: as after [`park_watch`](Shared::park_watch).
-    pub fn add_parked(&self, fd: RawFd, make: impl FnOnce(u64) -> Arc<Source>) -> io::Result<Arc<Source>> {
-        // So that what it needs for `fd` is there when it is registered. An error will come again then.
-        let _ = registry::place(fd);
+    pub fn add_parked(
+        &self,
+        fd: RawFd,
+        watched: Watched,
+        make: impl FnOnce(u64) -> Arc<Source>,
+    ) -> io::Result<Arc<Source>> {
+        self.note_trigger(watched);
+        // So that there is one when it is needed.
+        registry::place(fd).map_err(|e| explain(e, fd))?;
         let mut sources = self.sources_if_alive()?;
         let entry = sources.slab.vacant_entry();
         let token = token(entry.key(), PARKED);

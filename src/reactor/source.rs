@@ -97,7 +97,7 @@ impl Source {
                 source
             };
             let source = match watched.interest {
-                Ready::NONE => reactor.add_parked(fd, make)?,
+                Ready::NONE => reactor.add_parked(fd, watched, make)?,
                 _ => reactor.add_watch(fd, watched, make)?,
             };
             Ok((source, home))

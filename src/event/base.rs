@@ -367,7 +367,7 @@ impl Core {
     }
 
     /// The index of the place of its descriptor, which is made if there is none.
-    #[inline]
+    #[inline(always)]
     pub fn find_file(&self, event: &Inner) -> io::Result<usize> {
         let index = match event.place.get() {
             NOWHERE => self.make_file(event)?,
@@ -377,6 +377,7 @@ impl Core {
         Ok(index)
     }
 
+    #[inline(never)]
     fn make_file(&self, event: &Inner) -> io::Result<usize> {
         let mut by_fd = self.by_fd.borrow_mut();
         // The reactor refuses negative ones: nothing is found for them here.

@@ -11,6 +11,9 @@ use std::task::{Context, Poll, Waker};
 
 /// A descriptor that events are, were, or will be attached to: one registration for all of them. While none is, it is not
 /// registered, and keeps what it has allocated.
+///
+/// It is one line of the cache, because that is all that is looked at when there are many of them.
+#[repr(align(64))]
 pub(super) struct File {
     watch: Watch,
     /// Of each kind one at most; in the order in which they were attached, first of all.
@@ -64,7 +67,7 @@ impl File {
         let at = self.events().position(|other| Rc::ptr_eq(other, event));
         if let Some(at) = at {
             self.events[at] = None;
-            self.events[at..].rotate_left(1);
+            (at + 1..self.events.len()).for_each(|i| self.events.swap(i - 1, i));
         }
         let interest = self.events().fold(Interest::NONE, |all, other| all | other.kinds.get().interest());
         // An error means that the descriptor has been closed. Then nobody hears of it any more, as documented.

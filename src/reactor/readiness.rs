@@ -33,6 +33,8 @@ const SLOT_SHIFT: u32 = 7;
 const SLOTS: usize = ((Ready::READABLE.0 | Ready::WRITABLE.0) as usize) << SLOT_SHIFT;
 /// Somebody waits in the list, for whatever.
 const LISTED: usize = 1 << 8;
+/// Somebody waits for reading, as the one who polls.
+const READER: usize = Direction::Read.slot_bit();
 const WAITING: usize = SLOTS | LISTED;
 /// The reactor has gone: the next one who wants to wait registers the source with another.
 const ORPHANED: usize = 1 << 10;
@@ -375,7 +377,7 @@ impl Readiness {
         }
         let told = now & (((ready.0 as usize) << SLOT_SHIFT) & SLOTS | LISTED | KNOWN);
         // Nearly always it is a task of this core that waits for reading, and has done so before.
-        if told == Direction::Read.slot_bit() | KNOWN {
+        if told == READER | KNOWN {
             let scheduled = self.waiters.with_mut(
                 #[inline(always)]
                 // SAFETY: the lock bit is ours, so no other thread has a reference. Whoever sets the slot's bit has put a waker
@@ -384,13 +386,15 @@ impl Readiness {
                 |w| unsafe { driver.claim_again((&*w).reader.as_ref().unwrap_unchecked()) },
             );
             if scheduled {
-                let next = (now | ready.0 as usize).wrapping_add(TICK) & !Direction::Read.slot_bit();
+                let next = (now | ready.0 as usize).wrapping_add(TICK) & !READER;
                 return self.word.store(next, Ordering::Release);
             }
         }
         let mut locked = Locked { readiness: self, word: news(now) & !LOCKED };
-        if told & !KNOWN != 0 {
-            locked.take(told & !KNOWN, Some(ready), driver, wakers);
+        match told & !KNOWN {
+            0 => {}
+            READER => locked.take_reader(driver, wakers),
+            waiting => locked.take(waiting, Some(ready), driver, wakers),
         }
     }
 
@@ -453,6 +457,26 @@ impl Locked<'_> {
         self.readiness.waiters.with_mut(|waiters| f(unsafe { &mut *waiters }))
     }
 
+    /// The usual case of [`take`](Locked::take).
+    #[inline(never)]
+    fn take_reader(&mut self, driver: &mut impl Driver, wakers: &mut Vec<Waker>) {
+        self.word &= !READER;
+        self.take_slot(Direction::Read, driver, wakers);
+    }
+
+    #[inline(always)]
+    fn take_slot(&mut self, direction: Direction, driver: &mut impl Driver, wakers: &mut Vec<Waker>) {
+        let answer = self.with(|w| {
+            let slot = w.slot(direction);
+            let answer = slot.as_ref().map_or(Answer::No, |waker| driver.claim(waker));
+            if answer == Answer::No {
+                wakers.extend(slot.take());
+            }
+            answer
+        });
+        self.knows(direction, answer == Answer::Known);
+    }
+
     /// Those in `waiting`, the bits of some who wait, are told: their wakers are moved out, but for those in slots whose tasks
     /// the driver has seen to. Of the list, it is those who wait for something of `fired`, which they have got; or all, who
     /// have not.
@@ -468,15 +492,7 @@ impl Locked<'_> {
         self.word &= !waiting;
         for direction in [Direction::Read, Direction::Write] {
             if waiting & direction.slot_bit() != 0 {
-                let answer = self.with(|w| {
-                    let slot = w.slot(direction);
-                    let answer = slot.as_ref().map_or(Answer::No, |waker| driver.claim(waker));
-                    if answer == Answer::No {
-                        wakers.extend(slot.take());
-                    }
-                    answer
-                });
-                self.knows(direction, answer == Answer::Known);
+                self.take_slot(direction, driver, wakers);
             }
         }
         let anybody = self.with(|w| {

@@ -124,7 +124,7 @@ pub(crate) fn exists(fd: RawFd) -> io::Error {
 
 /// The place of a descriptor, which it has once for all. An error if it is negative; or so high that its row is worth the
 /// question whether it is open, and it is not.
-#[inline]
+#[inline(always)]
 pub(crate) fn place(fd: RawFd) -> io::Result<&'static Place> {
     let Some((row, index)) = position(fd) else { return Err(io::Error::from_raw_os_error(libc::EBADF)) };
     match DESCRIPTORS.get()[row].get() {
@@ -134,6 +134,7 @@ pub(crate) fn place(fd: RawFd) -> io::Result<&'static Place> {
 }
 
 #[cold]
+#[inline(never)]
 fn grow(row: usize, fd: RawFd) -> io::Result<&'static [Place]> {
     let len = ROW << row;
     if len > UNASKED_MAX {
@@ -144,11 +145,11 @@ fn grow(row: usize, fd: RawFd) -> io::Result<&'static [Place]> {
 
 /// Each row is twice as long as the one before, so that none ever moves. In a row, neighbouring descriptors lie far apart:
 /// cores that accept at the same time do not meet in a cache line.
-#[inline]
+#[inline(always)]
 fn position(fd: RawFd) -> Option<(usize, usize)> {
     let number = usize::try_from(fd).ok()? + ROW;
     let row = number.ilog2() - ROW.ilog2();
-    let offset = number - (ROW << row);
+    let offset = number & !(ROW << row);
     Some((row as usize, (offset % ROW) << row | offset / ROW))
 }
 

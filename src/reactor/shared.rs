@@ -212,7 +212,7 @@ impl Shared {
     }
 
     /// Takes the place, and registers. With the lock held. An error leaves nothing behind.
-    #[inline]
+    #[inline(always)]
     fn take(
         &self,
         place: &registry::Place,
@@ -229,7 +229,7 @@ impl Shared {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn sources_if_alive(&self) -> io::Result<MutexGuard<'_, Sources>> {
         // Before the lock, which another thread may have held in the parent.
         if !self.is_of_this_process() {
@@ -313,7 +313,7 @@ impl Shared {
 
     /// Gives the place of `fd` up, and what is registered. With the lock held. The number may have passed to another owner, if
     /// its file was closed behind our back: then nothing is done.
-    #[inline]
+    #[inline(always)]
     fn leave(&self, fd: RawFd, token: u64) -> io::Result<()> {
         match registry::place(fd) {
             Ok(place) if place.is(self.id, token) => {

@@ -44,6 +44,12 @@ impl Home {
     pub fn remove(&self, fd: RawFd) -> io::Result<()> {
         self.reactor.remove(fd, self.token)
     }
+
+    /// A watch, which is told of nothing any more.
+    #[inline]
+    pub fn park(&mut self, fd: RawFd) {
+        self.token = self.reactor.park_watch(fd, self.token);
+    }
 }
 
 /// The token of what is not registered.
@@ -104,36 +110,39 @@ impl Source {
         })
     }
 
-    /// Changes what is watched, which was `before`. An error has changed nothing.
-    pub fn change_watch(
-        self: &Arc<Self>,
-        home: &mut Home,
-        before: Watched,
-        watched: Watched,
-    ) -> io::Result<()> {
-        if watched.interest == Ready::NONE {
-            home.token = home.reactor.park_watch(self.fd, home.token);
-        } else if before.interest == Ready::NONE {
-            // Nothing is known since then.
-            return match home.reactor.unpark_watch(self.fd, home.token, watched) {
-                Ok(token) => {
-                    home.token = token;
-                    Ok(())
-                }
-                Err(_) if !home.reactor.is_alive() => self.move_watch(home, watched),
-                Err(e) => Err(e),
-            };
-        } else if home.reactor.is_alive() {
+    /// Changes what is watched, which is to be told of something. An error has changed nothing.
+    pub fn change_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
+        if home.reactor.is_alive() {
             home.reactor.change_watch(self.fd, home.token, watched)?;
         } else {
             self.move_watch(home, watched)?;
         }
-        // What is known was about something else. The kernel reports anew.
+        // The kernel reports anew.
+        self.forget_readiness();
+        Ok(())
+    }
+
+    /// Watches a descriptor that has been [parked](Home::park), or was told of nothing from the start. An error has changed
+    /// nothing.
+    #[inline]
+    pub fn unpark_watch(self: &Arc<Self>, home: &mut Home, fd: RawFd, watched: Watched) -> io::Result<()> {
+        self.forget_readiness();
+        match home.reactor.unpark_watch(fd, home.token, watched) {
+            Ok(token) => {
+                home.token = token;
+                Ok(())
+            }
+            Err(_) if !home.reactor.is_alive() => self.move_watch(home, watched),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// What is known was about something else.
+    fn forget_readiness(&self) {
         let seen = self.readiness.seen();
         if seen.is_ready(ALL) {
             self.readiness.clear(ALL, seen);
         }
-        Ok(())
     }
 
     /// Takes what the kernel has reported since the last time; waits, as the one task that does so, if that is nothing. It may

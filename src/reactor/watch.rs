@@ -110,6 +110,8 @@ impl fmt::Debug for Interest {
 pub struct Watch {
     source: Arc<Source>,
     home: Home,
+    /// As in the source, which so is not looked at for it.
+    fd: RawFd,
     watched: Watched,
     /// The peer has gone, which does not change any more.
     is_closed: bool,
@@ -124,9 +126,10 @@ impl Watch {
     /// registered with a reactor, by an `Async` or another watch; what the kernel says of a closed one. `Unsupported` for
     /// [`Trigger::Edge`] on a system that has only poll(2).
     pub fn new(fd: &impl AsRawFd, interest: Interest, trigger: Trigger) -> io::Result<Watch> {
+        let fd = fd.as_raw_fd();
         let watched = Watched { interest: Ready(interest.0), trigger };
-        let (source, home) = Source::register_watch(fd.as_raw_fd(), watched)?;
-        Ok(Watch { source, home, watched, is_closed: false })
+        let (source, home) = Source::register_watch(fd, watched)?;
+        Ok(Watch { source, home, fd, watched, is_closed: false })
     }
 
     /// Waits for something else from now on. What the descriptor is ready for already is reported, also if it has been
@@ -141,14 +144,16 @@ impl Watch {
     /// [`new`](Watch::new). Then nothing has changed.
     pub fn set_interest(&mut self, interest: Interest) -> io::Result<()> {
         let watched = Watched { interest: Ready(interest.0), ..self.watched };
-        if watched.interest == Ready::NONE {
-            if self.watched.interest == Ready::NONE {
-                return Ok(());
+        match (self.watched.interest, watched.interest) {
+            (Ready::NONE, Ready::NONE) => {}
+            (Ready::NONE, _) => self.source.unpark_watch(&mut self.home, self.fd, watched)?,
+            (_, Ready::NONE) => {
+                self.home.park(self.fd);
+                // The next one with the number may be another.
+                self.is_closed = false;
             }
-            // The next one with the number may be another.
-            self.is_closed = false;
+            _ => self.source.change_watch(&mut self.home, watched)?,
         }
-        self.source.change_watch(&mut self.home, self.watched, watched)?;
         self.watched = watched;
         Ok(())
     }
@@ -228,21 +233,21 @@ impl Watch {
 /// The number of the descriptor.
 impl AsRawFd for Watch {
     fn as_raw_fd(&self) -> RawFd {
-        self.source.fd
+        self.fd
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         // The descriptor may have been closed, and there is nobody to tell.
-        let _ = self.home.remove(self.source.fd);
+        let _ = self.home.remove(self.fd);
     }
 }
 
 impl fmt::Debug for Watch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Watch")
-            .field("fd", &self.source.fd)
+            .field("fd", &self.fd)
             .field("interest", &self.interest())
             .field("trigger", &self.trigger())
             .finish_non_exhaustive()

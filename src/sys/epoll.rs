@@ -64,21 +64,21 @@ impl Poller {
         self.control(libc::EPOLL_CTL_ADD, fd, INTEREST, token)
     }
 
+    #[inline]
     pub fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
-        let mut mask = if watched.trigger == Trigger::Edge { libc::EPOLLET } else { 0 };
-        for (bit, event) in [
-            (Ready::READABLE, libc::EPOLLIN),
-            (Ready::WRITABLE, libc::EPOLLOUT),
-            (Ready::READ_CLOSED, libc::EPOLLRDHUP),
-        ] {
-            if watched.interest.contains(bit) {
-                mask |= event;
-            }
+        // See `ready`.
+        let mut mask = (watched.interest.0 & (Ready::READABLE | Ready::WRITABLE).0) as libc::c_int;
+        if watched.interest.contains(Ready::READ_CLOSED) {
+            mask |= libc::EPOLLRDHUP;
+        }
+        if watched.trigger == Trigger::Edge {
+            mask |= libc::EPOLLET;
         }
         let op = if is_new { libc::EPOLL_CTL_ADD } else { libc::EPOLL_CTL_MOD };
         self.control(op, fd, mask, token)
     }
 
+    #[inline]
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
@@ -95,6 +95,7 @@ impl Poller {
         }
     }
 
+    #[inline]
     fn control(&self, op: libc::c_int, fd: RawFd, interest: libc::c_int, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event { events: interest as u32, u64: token };
         // SAFETY: `event` lives through the call, and the kernel copies it.

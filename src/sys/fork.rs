@@ -44,24 +44,28 @@ impl<T: Send + Sync> PerProcess<T> {
         PerProcess { current: AtomicPtr::new(std::ptr::null_mut()), make }
     }
 
+    #[inline(always)]
     pub fn get(&'static self) -> &'static T {
-        let mut found = self.current.load(Ordering::Acquire);
-        loop {
-            if !found.is_null() {
-                // SAFETY: what was stored is a leaked box: it is never freed, and never changed.
-                let (generation, value) = unsafe { &*found };
-                if *generation == self::generation() {
-                    return value;
-                }
-            }
-            let made = Box::into_raw(Box::new((watch(), (self.make)())));
-            match self.current.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => found = made,
-                Err(other) => {
-                    // SAFETY: it was made above and nobody has seen it.
-                    drop(unsafe { Box::from_raw(made) });
-                    found = other;
-                }
+        let found = self.current.load(Ordering::Acquire);
+        // SAFETY: what was stored is a leaked box: it is never freed, and never changed.
+        match unsafe { found.as_ref() } {
+            Some((generation, value)) if *generation == self::generation() => value,
+            _ => self.make(found),
+        }
+    }
+
+    /// `found` is of no process, or of a parent's.
+    #[cold]
+    #[inline(never)]
+    fn make(&'static self, found: *mut (u32, T)) -> &'static T {
+        let made = Box::into_raw(Box::new((watch(), (self.make)())));
+        match self.current.compare_exchange(found, made, Ordering::AcqRel, Ordering::Acquire) {
+            // SAFETY: as above.
+            Ok(_) => unsafe { &(*made).1 },
+            Err(_) => {
+                // SAFETY: it was made above and nobody has seen it.
+                drop(unsafe { Box::from_raw(made) });
+                self.get()
             }
         }
     }

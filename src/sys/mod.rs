@@ -311,6 +311,7 @@ impl Poller {
     /// Starts to watch `fd` (if it `is_new`), or changes what is watched of it. What it is ready for is reported (again).
     ///
     /// Errors: those of [`add`](Poller::add); `Unsupported` for edges where the system has only poll(2).
+    #[inline]
     pub fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
         match self {
             Poller::Native(p) => p.watch(fd, token, watched, is_new),

@@ -71,6 +71,7 @@ impl Base {
         let handle = BaseHandle { stop: Arc::default(), reactor: executor.reactor() };
         Base(Rc::new(Core {
             places: RefCell::default(),
+            timers: RefCell::default(),
             by_fd: RefCell::default(),
             signals: RefCell::default(),
             queues: RefCell::default(),
@@ -180,6 +181,7 @@ impl fmt::Debug for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Base")
             .field("places", &self.0.places.borrow().len())
+            .field("timers", &self.0.timers.borrow().len())
             .field("executor", &self.0.executor)
             .finish_non_exhaustive()
     }
@@ -195,13 +197,11 @@ fn activate(event: &Rc<Inner>, kinds: Kinds, queues: &mut Queues) {
     }
 }
 
-/// What a bell belongs to. What is attached for several reasons has a place for its descriptor or signal, which it may share,
-/// and one for its time.
+/// What a bell belongs to, unless that is a time. Events may share it.
 enum Place {
     File(File),
     /// Boxed, because it is large and rare.
     Signal(Box<Caught>),
-    Timer(Rc<Inner>),
 }
 
 #[cfg(target_pointer_width = "64")]
@@ -213,6 +213,8 @@ const _: () = assert!(size_of::<Place>() <= 64);
 pub(super) struct Core {
     /// By the index in the key of the bell. They own what is attached.
     places: RefCell<Slab<Place>>,
+    /// Those that are attached with a time, by the same.
+    timers: RefCell<Slab<Rc<Inner>>>,
     /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
     by_fd: RefCell<Vec<u32>>,
     /// The indices of the places of signals.
@@ -310,13 +312,13 @@ impl Core {
                     activate(event, found, queues);
                 }
             }
-            _ => {}
+            None => {}
         }
         Ok(())
     }
 
     fn collect_timer(&self, key: Key, queues: &mut Queues) {
-        if let Some(Place::Timer(event)) = self.places.borrow().get(key.index()) {
+        if let Some(event) = self.timers.borrow().get(key.index()) {
             if event.is_due(self, self.now()) {
                 activate(event, Kinds::TIMEOUT, queues);
             }
@@ -429,7 +431,7 @@ impl Core {
                 true
             }
             Some(Place::Signal(caught)) => caught.remove(event),
-            _ => true,
+            None => true,
         };
         if !stays {
             places.remove(index);
@@ -437,14 +439,14 @@ impl Core {
         }
     }
 
-    /// A place for an event with a time, which the base keeps as long as it is there.
+    /// The event has a time from now on. The base keeps it as long as that is so.
     pub fn add_timer(&self, event: &Rc<Inner>) -> Key {
-        Key::timer(self.places.borrow_mut().insert(Place::Timer(event.clone())))
+        Key::timer(self.timers.borrow_mut().insert(event.clone()))
     }
 
     /// The caller has another reference to the event: its destructor does not run here.
     pub fn remove_timer(&self, key: Key) {
-        self.places.borrow_mut().remove(key.index());
+        self.timers.borrow_mut().remove(key.index());
     }
 
     pub fn waker(&self, key: Key) -> Waker {

@@ -143,14 +143,13 @@ fn grow(row: usize, fd: RawFd) -> io::Result<&'static [Place]> {
     Ok(DESCRIPTORS.get()[row].get_or_init(|| (0..len).map(|_| Place::default()).collect()))
 }
 
-/// Each row is twice as long as the one before, so that none ever moves. In a row, neighbouring descriptors lie far apart:
-/// cores that accept at the same time do not meet in a cache line.
+/// Each row is twice as long as the one before, so that none ever moves. Neighbours share a line of the cache, as they do in the
+/// kernel's own table of descriptors.
 #[inline(always)]
 fn position(fd: RawFd) -> Option<(usize, usize)> {
     let number = usize::try_from(fd).ok()? + ROW;
     let row = number.ilog2() - ROW.ilog2();
-    let offset = number & !(ROW << row);
-    Some((row as usize, (offset % ROW) << row | offset / ROW))
+    Some((row as usize, number & !(ROW << row)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

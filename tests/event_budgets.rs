@@ -5,10 +5,10 @@ mod counting;
 
 use counting::{allocations, bytes};
 use std::io::{Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use wakewheel::event::{Base, Event, Kinds, Run};
+use wakewheel::event::{Base, Error, Event, Kinds, Run};
 
 const PAIRS: usize = 200;
 
@@ -71,4 +71,15 @@ fn an_event_allocates_when_it_is_made_and_neither_when_it_is_attached_nor_when_i
         }
         assert_eq!(bytes(), held);
     }
+}
+
+#[test]
+fn a_number_that_no_descriptor_has_costs_an_event_that_has_it_nothing_more() {
+    let base = Base::new().unwrap();
+    let before = bytes();
+    for fd in [1 << 30, RawFd::MAX, -1] {
+        let event = Event::new(&base, fd, Kinds::READ, |_, _| {});
+        assert!(matches!(event.attach(None), Err(Error::Io(_))), "{fd}");
+    }
+    assert!(bytes() - before < 1024, "{}", bytes() - before);
 }

@@ -395,12 +395,19 @@ fn a_level_that_stays_is_told_again() {
     if cannot_be_a_guest() {
         return;
     }
+    use wakewheel::reactor::Interest;
+    for at_first in [Interest::READ, Interest::NONE] {
+        told_again_of_a_level(at_first);
+    }
+}
+
+/// Of a watch that waits for this when it is made, and for reading after that.
+fn told_again_of_a_level(at_first: wakewheel::reactor::Interest) {
     let reactor = Reactor::new().unwrap();
     for (name, host) in &mut hosts(&reactor) {
         let (mut a, mut b) = UnixStream::pair().unwrap();
-        let interest = wakewheel::reactor::Interest::READ;
-        let watch = |fd| Watch::new(fd, interest, Trigger::Level).unwrap();
-        let mut watch = reactor.enter(|| watch(&a));
+        let mut watch = reactor.enter(|| Watch::new(&a, at_first, Trigger::Level).unwrap());
+        watch.set_interest(wakewheel::reactor::Interest::READ).unwrap();
         let (_, waker) = Wakes::new();
         let cx = &mut Context::from_waker(&waker);
         b.write_all(b"12345").unwrap();

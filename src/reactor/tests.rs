@@ -4,6 +4,7 @@
 use super::clock::{self, Clock, MockClock};
 use super::driver::{Answer, Driver, no_tasks};
 use super::readiness::{Direction, Wait};
+use super::registry;
 use super::seat::Seat;
 use super::shared::{Scratch, Shared, Turn};
 use super::source::Source;
@@ -13,8 +14,9 @@ use crate::sys::{Backend, Poller, Ready};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::RawFd;
+use std::ptr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
@@ -215,6 +217,44 @@ fn an_event_for_a_source_that_has_gone_is_nobodys() {
     bench.script.then([(old, READ), (new, READ)]);
     assert_eq!(figures(bench.turn(NOW)), (1, 0, 1));
     assert_eq!(bench.woken(), ["new"]);
+}
+
+#[test]
+fn of_those_who_want_a_descriptor_at_once_one_gets_it() {
+    let reactors = [Bench::new().reactor, Bench::new().reactor, Bench::new().reactor];
+    for _ in 0..200 {
+        let start = Barrier::new(reactors.len());
+        let results = std::thread::scope(|scope| {
+            let all = reactors.each_ref().map(|reactor| {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    Source::register_with(reactor, 2120)
+                })
+            });
+            all.map(|one| one.join().unwrap())
+        });
+        for e in results.iter().filter_map(|result| result.as_ref().err()) {
+            assert_eq!(e.kind(), io::ErrorKind::AlreadyExists);
+        }
+        let owners: Vec<_> = results.iter().flatten().collect();
+        assert_eq!(owners.len(), 1);
+        assert_eq!(reactors.iter().map(|reactor| reactor.sources_alive()).sum::<usize>(), 1);
+        owners[0].deregister().unwrap();
+    }
+}
+
+#[test]
+fn a_number_that_no_descriptor_has_gets_no_table_of_its_size() {
+    for fd in [1 << 30, RawFd::MAX, -1, RawFd::MIN] {
+        let e = registry::place(fd).map(drop).unwrap_err();
+        assert_eq!(e.raw_os_error(), Some(libc::EBADF), "{fd}");
+    }
+    // All others have one each.
+    let mut places: Vec<_> = (0..4000).map(|fd| ptr::from_ref(registry::place(fd).unwrap())).collect();
+    places.sort();
+    places.dedup();
+    assert_eq!(places.len(), 4000);
 }
 
 /// Between the wait and the dispatch: the source goes while the selector has its event in hand.

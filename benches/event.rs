@@ -12,8 +12,8 @@
 //! readers are made, and then added, called and deleted [`ROUNDS`] times. The tables have medians and, for the others, the
 //! median of the ratio to ours within a turn (above 1: ours is cheaper).
 //!
-//! "add" is the first time, when the library gets its memory. It and "delete" end with an iteration that does not wait: libuv
-//! tells the kernel only then what was added.
+//! "add" is the first time, when libevent gets memory for the descriptor; we, and libuv, have got it in "make". It and
+//! "delete" end with an iteration that does not wait: libuv tells the kernel only then what was added.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

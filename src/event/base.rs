@@ -209,7 +209,8 @@ const _: () = assert!(size_of::<Place>() <= 64);
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
 ///
-/// To make an event allocates what its registration needs, in the reactor as well. To attach it allocates nothing.
+/// To make an event allocates what its registration needs, in the reactor as well; to attach it, nothing, once the list of
+/// timers has grown.
 pub(super) struct Core {
     /// By the index in the key of the bell. They own what is attached.
     places: RefCell<Slab<Place>>,

@@ -87,7 +87,7 @@ impl Event {
     ///
     /// The callback is given the event, which knows its [descriptor](Event::fd), and what it was called for.
     ///
-    /// All that it needs is allocated here: to [`attach`](Event::attach) it, and to detach it, allocates nothing.
+    /// What its descriptor needs is allocated here: to [`attach`](Event::attach) it, and to detach it, allocates nothing.
     pub fn new(base: &Base, fd: RawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) -> Event {
         let event = Event(Rc::new(Inner {
             base: Rc::downgrade(&base.0),

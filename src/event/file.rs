@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 /// A descriptor that events are, were, or will be attached to: one registration for all of them. While none is, it is not
 /// registered, and keeps what it has allocated.
 ///
-/// It is one line of the cache, because that is all that is looked at when there are many of them.
+/// One line of the cache: with many of them, an event costs what has to be fetched for it.
 #[repr(align(64))]
 pub(super) struct File {
     watch: Watch,

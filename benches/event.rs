@@ -17,6 +17,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -158,24 +159,28 @@ fn run(work: Work) -> io::Result<()> {
     let chain = Rc::new(Chain { base: base.clone(), sockets, left, to_call });
     let side = &mut Side { work, base, events: Vec::with_capacity(work.pairs), chain };
 
-    measure("make", phase_make, side, work.pairs);
+    // Written at the end, as stdio does it in the C programs: who reads it is not to be woken between the phases.
+    let mut out = String::new();
+    measure(&mut out, "make", phase_make, side, work.pairs);
     for round in 0..work.rounds {
-        measure(if round == 0 { "add" } else { "add again" }, phase_add, side, work.pairs);
+        measure(&mut out, if round == 0 { "add" } else { "add again" }, phase_add, side, work.pairs);
         let calls = work.writes + work.active;
         side.chain.to_call.set(calls);
         side.chain.left.set(work.writes);
         (0..work.active).for_each(|i| side.chain.give(i * (work.pairs / work.active)));
-        measure("call", phase_call, side, calls);
-        measure("delete", phase_delete, side, work.pairs);
+        measure(&mut out, "call", phase_call, side, calls);
+        measure(&mut out, "delete", phase_delete, side, work.pairs);
     }
-    measure("free", phase_free, side, work.pairs);
+    measure(&mut out, "free", phase_free, side, work.pairs);
+    print!("{out}");
     Ok(())
 }
 
-fn measure(name: &str, phase: extern "C" fn(&mut Side), side: &mut Side, n: usize) {
+fn measure(out: &mut String, name: &str, phase: extern "C" fn(&mut Side), side: &mut Side, n: usize) {
     let started = cpu_time();
     phase(side);
-    println!("{name} {:.1}", (cpu_time() - started).as_nanos() as f64 / n as f64);
+    let ns = (cpu_time() - started).as_nanos() as f64;
+    writeln!(out, "{name} {:.1}", ns / n as f64).expect("a string takes it");
 }
 
 fn cpu_time() -> Duration {

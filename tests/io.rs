@@ -1010,6 +1010,22 @@ fn a_unix_listener_with_a_full_backlog_is_waited_for() {
     });
 }
 
+/// As many as the system lets wait: a burst of clients is not turned away.
+#[test]
+fn a_unix_listener_has_as_much_room_as_one_of_std() {
+    let dir = Dir::new("room");
+    let room = |listener: Async<UnixListener>| {
+        let connect = || future::block_on(future::poll_once(Async::<UnixStream>::connect(dir.path("socket"))));
+        let clients: Vec<_> = (0..200).map_while(|_| connect()).collect::<io::Result<_>>().unwrap();
+        drop(listener);
+        std::fs::remove_file(dir.path("socket")).unwrap();
+        clients.len()
+    };
+    let std = room(Async::new(UnixListener::bind(dir.path("socket")).unwrap()).unwrap());
+    let ours = room(Async::<UnixListener>::bind(dir.path("socket")).unwrap());
+    assert_eq!(ours, std);
+}
+
 /// A listener that answers nobody any more, and the connections that make it so.
 async fn silent_listener() -> io::Result<(Async<TcpListener>, Vec<Async<TcpStream>>)> {
     let listener = SocketOptions::new().backlog(1).listen(SocketAddr::from(LOCALHOST))?;

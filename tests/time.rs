@@ -764,6 +764,53 @@ fn an_interval_timer_stays_one_when_it_is_set_anew() {
     });
 }
 
+/// Futures that are written by hand take a tick, and return `Pending` for other reasons.
+#[test]
+fn who_has_had_a_tick_of_an_interval_timer_is_woken_for_the_next_one() {
+    async fn two_ticks(mut timer: Timer) {
+        let mut ticks = 0;
+        poll_fn(|cx| {
+            if Pin::new(&mut timer).poll(cx).is_ready() {
+                ticks += 1;
+            }
+            if ticks < 2 { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+    everywhere(|| {
+        Box::pin(async {
+            two_ticks(Timer::interval(MS)).await;
+            // They are due already.
+            two_ticks(Timer::interval_at(Instant::now() - MS, MS / 10)).await;
+            // It is set to a moment by somebody else.
+            let mut timer = Timer::interval_at(Instant::now(), 3600 * 1000 * MS);
+            let mut polls = 0;
+            poll_fn(|cx| {
+                polls += 1;
+                if polls == 1 {
+                    assert!(Pin::new(&mut timer).poll(cx).is_ready());
+                    timer.set_after(MS);
+                }
+                if polls < 2 { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+        })
+    });
+}
+
+#[test]
+fn an_interval_timer_that_is_set_to_never_keeps_its_period() {
+    mocked(async |clock| {
+        let mut timer = Timer::interval(MS);
+        timer.set_interval(Duration::MAX);
+        assert!(!timer.will_fire());
+        let start = clock.now();
+        timer.set_at(start);
+        assert_eq!((&mut timer).await, start);
+        assert_eq!((&mut timer).await, start + MS);
+    });
+}
+
 /// When the ticks of an interval of 10 ms were due, and when they came, if the third one is waited for 37 ms too late;
 /// in milliseconds.
 fn ticks(missed: MissedTicks) -> Vec<(u128, u128)> {

@@ -14,8 +14,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-/// Connections that may wait to be accepted, as std has it.
-const BACKLOG: libc::c_int = 128;
+/// Connections that may wait to be accepted: as many as the system lets them, as std has it.
+const BACKLOG: libc::c_int =
+    if cfg!(any(target_os = "netbsd", target_os = "dragonfly")) { libc::SOMAXCONN } else { -1 };
 
 impl Async<UnixListener> {
     /// Listens on `path`. The file is not removed afterwards.

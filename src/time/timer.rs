@@ -6,7 +6,7 @@ use futures_core::Stream;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 /// A future or stream that emits timed events.
@@ -116,10 +116,13 @@ impl Timer {
         }
     }
 
-    /// Sets it to fire every `period`, for the first time when one has passed.
+    /// Sets it to fire every `period`, for the first time when one has passed; never, if that is beyond what an [`Instant`] can
+    /// hold, and then its period stays as it is.
     pub fn set_interval(&mut self, period: Duration) {
-        self.period = period;
-        self.set_after(period);
+        match current::now().checked_add(period) {
+            Some(instant) => self.set_interval_at(instant, period),
+            None => self.clear(),
+        }
     }
 
     /// Sets it to fire every `period`, for the first time at `start`.
@@ -162,11 +165,23 @@ impl Timer {
         // Timers for which it is always time must not keep the task running.
         ready!(budget::is_left(cx));
         budget::spend();
-        self.when = match self.period {
-            Timer::ONCE => None,
-            period => when.checked_add(period),
-        };
+        if self.period == Timer::ONCE {
+            self.when = None;
+        } else {
+            self.set_next_tick(when, cx.waker());
+        }
         Poll::Ready(when)
+    }
+
+    /// Who has had a tick at `when` waits for the next one already, without another poll, as with async-io.
+    fn set_next_tick(&mut self, when: Instant, waker: &Waker) {
+        self.when = when.checked_add(self.period);
+        if let Some(next) = self.when {
+            self.alarm = Alarm::set(next, waker);
+            if self.alarm.is_none() {
+                waker.wake_by_ref();
+            }
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use wakewheel::{Async, IoSafe, Timer};
 
 /// Nobody turns the reactor between the event and the poll.
@@ -232,6 +232,22 @@ fn a_timer_is_a_stream_that_never_ends() {
         assert!(timer.will_fire());
         assert_eq!((&mut timer).await, at);
         Ok(())
+    });
+}
+
+/// Also while the thread that would turn the reactor does not come back from this poll.
+#[test]
+fn a_timer_is_ready_when_its_moment_has_passed() {
+    common::in_a_process_of_its_own("a_timer_is_ready_when_its_moment_has_passed", || {
+        wakewheel::block_on(async {
+            let at = Instant::now() + Duration::from_millis(2);
+            let mut timer = Timer::at(at);
+            assert!(poll_once(&mut timer).await.is_none());
+            while Instant::now() < at {
+                std::thread::yield_now();
+            }
+            assert_eq!(poll_once(&mut timer).await, Some(at));
+        });
     });
 }
 

@@ -63,6 +63,16 @@ impl Alarm {
         }
     }
 
+    /// Has `when`, which it is set to, passed in a wheel that nobody need have turned since? A thread in `block_on` does so
+    /// only when its future returns. (Who drives a reactor of its own comes back to it.)
+    #[inline]
+    pub fn is_overdue(&self, when: Instant) -> bool {
+        match self {
+            Alarm::Own { .. } => false,
+            Alarm::Shared { reactor, .. } => when <= reactor.clock.now(),
+        }
+    }
+
     /// What became of it. While pending, `waker` is the one to wake.
     #[inline]
     pub fn poll(&self, waker: &Waker) -> State {

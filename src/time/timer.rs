@@ -151,7 +151,7 @@ impl Timer {
             return Poll::Pending;
         };
         if let Some(alarm) = &self.alarm {
-            if alarm.poll(cx.waker()) == State::Pending {
+            if !alarm.is_overdue(when) && alarm.poll(cx.waker()) == State::Pending {
                 return Poll::Pending;
             }
         }

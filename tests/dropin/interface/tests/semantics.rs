@@ -7,11 +7,12 @@ use std::cell::Cell;
 use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -208,6 +209,22 @@ fn a_timer_wakes_who_polled_it_last() {
     assert!(poll(&mut timer, &second_waker).is_pending());
     second.wait(1);
     assert_eq!(first.count(), 0);
+}
+
+/// Also where the thread has not come back to whoever drives.
+#[test]
+fn a_timer_is_ready_when_its_moment_has_passed() {
+    let polled_late = || async {
+        let at = Instant::now() + Duration::from_millis(2);
+        let mut timer = Timer::at(at);
+        assert!(poll_once(&mut timer).await.is_none());
+        while Instant::now() < at {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(poll_once(&mut timer).await, Some(at));
+    };
+    block_on(polled_late());
+    future::block_on(polled_late());
 }
 
 #[test]
@@ -537,6 +554,76 @@ fn a_connection_that_nobody_waits_for_any_more_is_closed() {
     assert_eq!(server.read(&mut [0]).unwrap(), 0);
 }
 
+/// The socket is registered before it is told where to connect to.
+#[test]
+fn a_connection_can_be_begun_behind_its_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let SocketAddr::V4(to) = listener.local_addr().unwrap() else { unreachable!() };
+    // SAFETY: no pointers; and the descriptor is nobody else's.
+    let socket = unsafe { TcpStream::from_raw_fd(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0)) };
+    let socket = Async::new(socket).unwrap();
+    run(async {
+        // SAFETY: zeroes are a valid value.
+        let mut addr: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+        addr.sin_family = libc::AF_INET as libc::sa_family_t;
+        addr.sin_port = to.port().to_be();
+        addr.sin_addr.s_addr = u32::from(*to.ip()).to_be();
+        let len = size_of_val(&addr) as libc::socklen_t;
+        // SAFETY: the address is valid for reads of `len` bytes.
+        if unsafe { libc::connect(socket.as_raw_fd(), (&raw const addr).cast(), len) } < 0 {
+            assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EINPROGRESS));
+        }
+        socket.writable().await?;
+        assert!(socket.get_ref().take_error()?.is_none());
+        let (mut server, _) = listener.accept()?;
+        assert!(poll_once((&socket).read(&mut [0; 8])).await.is_none());
+        assert!(poll_once(socket.readable()).await.is_none());
+        server.write_all(b"x")?;
+        assert_eq!((&socket).read(&mut [0; 8]).await?, 1);
+        assert_eq!((&socket).write(b"y").await?, 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn the_pipes_of_a_child_are_read_and_written() {
+    let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = Async::new(child.stdin.take().unwrap()).unwrap();
+    let mut stdout = Async::new(child.stdout.take().unwrap()).unwrap();
+    run(async {
+        let mut buf = [0; 8];
+        for text in ["a", "bcd"] {
+            let mut read = stdout.read(&mut buf);
+            assert!(poll_once(&mut read).await.is_none());
+            stdin.write_all(text.as_bytes()).await?;
+            assert_eq!(read.await?, text.len());
+            assert_eq!(&buf[..text.len()], text.as_bytes());
+        }
+        drop(stdin);
+        assert_eq!(stdout.read(&mut buf).await?, 0);
+        Ok(())
+    });
+    child.wait().unwrap();
+}
+
+#[test]
+fn several_tasks_accept_and_each_connection_goes_to_one() {
+    let listener = Async::<TcpListener>::bind(([127, 0, 0, 1], 0)).unwrap();
+    let addr = listener.get_ref().local_addr().unwrap();
+    run(async {
+        let (mut first, mut second) = (Box::pin(listener.accept()), Box::pin(listener.accept()));
+        assert!(poll_once(&mut first).await.is_none());
+        assert!(poll_once(&mut second).await.is_none());
+        let clients = [TcpStream::connect(addr)?, TcpStream::connect(addr)?];
+        let mut peers = vec![first.await?.1, second.await?.1];
+        peers.sort();
+        let mut addrs = clients.iter().map(TcpStream::local_addr).collect::<io::Result<Vec<_>>>()?;
+        addrs.sort();
+        assert_eq!(peers, addrs);
+        Ok(())
+    });
+}
+
 /// As many as the system allows, as with std: a burst of clients is not refused.
 #[test]
 fn a_unix_listener_has_room_for_a_burst() {
@@ -662,6 +749,23 @@ fn any_executor_will_do() {
     drop(asks);
     assert_eq!(byte, [7]);
     answers.join().unwrap().unwrap();
+}
+
+/// For another waker than that of the call.
+#[test]
+fn who_waits_inside_of_a_call_is_woken_though_the_call_does_not_come_back() {
+    let (a, mut b) = UnixStream::pair().unwrap();
+    let a = Async::new(a).unwrap();
+    block_on(async {
+        let (wakes, waker) = Wakes::new();
+        let mut timer = Timer::after(Duration::from_millis(2));
+        assert!(poll(&mut timer, &waker).is_pending());
+        wakes.wait(1);
+        let mut readable = a.readable();
+        assert!(poll(&mut readable, &waker).is_pending());
+        b.write_all(b"x").unwrap();
+        wakes.wait(2);
+    });
 }
 
 #[test]

@@ -1015,7 +1015,8 @@ fn a_unix_listener_with_a_full_backlog_is_waited_for() {
 fn a_unix_listener_has_as_much_room_as_one_of_std() {
     let dir = Dir::new("room");
     let room = |listener: Async<UnixListener>| {
-        let connect = || future::block_on(future::poll_once(Async::<UnixStream>::connect(dir.path("socket"))));
+        let connect =
+            || future::block_on(future::poll_once(Async::<UnixStream>::connect(dir.path("socket"))));
         let clients: Vec<_> = (0..200).map_while(|_| connect()).collect::<io::Result<_>>().unwrap();
         drop(listener);
         std::fs::remove_file(dir.path("socket")).unwrap();

@@ -115,10 +115,9 @@ fn a_moment_that_no_instant_can_hold_is_never() {
 #[test]
 fn a_timer_for_a_moment_that_has_passed_is_ready_when_it_is_polled_first() {
     let past = Instant::now();
-    for _ in 0..50 {
-        assert_eq!(future::block_on(poll_once(Timer::at(past))), Some(past));
-        assert!(future::block_on(poll_once(Timer::after(Duration::ZERO))).is_some());
-    }
+    assert_eq!(block_on(poll_once(Timer::at(past))), Some(past));
+    assert_eq!(future::block_on(poll_once(Timer::at(past))), Some(past));
+    assert!(future::block_on(poll_once(Timer::after(Duration::ZERO))).is_some());
 }
 
 #[test]
@@ -256,11 +255,13 @@ fn descriptors_are_made_non_blocking_and_stay_it() {
 
 #[test]
 fn all_sockets_are_non_blocking_and_not_inherited() {
-    fn check(io: &impl AsFd) {
-        assert!(is_nonblocking(io));
-        // SAFETY: no pointers.
-        let flags = unsafe { libc::fcntl(io.as_fd().as_raw_fd(), libc::F_GETFD) };
-        assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+    fn check(sockets: &[&dyn AsFd]) {
+        for fd in sockets.iter().map(|socket| socket.as_fd()) {
+            assert!(is_nonblocking(&fd));
+            // SAFETY: no pointers.
+            let flags = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFD) };
+            assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+        }
     }
     let path = std::env::temp_dir().join(format!("interface-{}.sock", std::process::id()));
     run(async {
@@ -268,19 +269,19 @@ fn all_sockets_are_non_blocking_and_not_inherited() {
         let client = Async::<TcpStream>::connect(listener.get_ref().local_addr()?).await?;
         let (server, addr) = listener.accept().await?;
         assert_eq!(addr, client.get_ref().local_addr()?);
-        (check(&listener), check(&client), check(&server));
+        check(&[&listener, &client, &server]);
         let unix = Async::<UnixListener>::bind(&path)?;
         let client = Async::<UnixStream>::connect(&path).await?;
         let (server, addr) = unix.accept().await?;
         assert!(addr.is_unnamed());
-        (check(&unix), check(&client), check(&server));
+        check(&[&unix, &client, &server]);
         std::fs::remove_file(&path)?;
-        check(&Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?);
-        check(&Async::<UnixDatagram>::unbound()?);
+        check(&[&Async::<UdpSocket>::bind(([127, 0, 0, 1], 0))?]);
+        check(&[&Async::<UnixDatagram>::unbound()?]);
         let (a, b) = Async::<UnixDatagram>::pair()?;
-        (check(&a), check(&b));
+        check(&[&a, &b]);
         let (a, b) = Async::<UnixStream>::pair()?;
-        (check(&a), check(&b));
+        check(&[&a, &b]);
         Ok(())
     });
 }

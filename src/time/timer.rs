@@ -81,6 +81,8 @@ impl Timer {
 
     /// Fires every `period`, for the first time when one has passed. Ticks that were missed are made up for one after the
     /// other; [`Interval`](crate::Interval) can do otherwise. With a period of zero, it is always time.
+    ///
+    /// Who has had a tick is woken for the next one without another poll.
     pub fn interval(period: Duration) -> Timer {
         Timer { when: current::now().checked_add(period), period, alarm: None }
     }

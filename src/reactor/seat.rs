@@ -5,21 +5,22 @@
 //! does not do is to get up for others each time that it polls its own future: they would only be woken in vain. So that a
 //! poll which takes long does not hold them up, a helper thread watches (see [`fallback`](super::fallback)).
 //!
-//! Where executors that know nothing of us run the tasks, the helper drives. After a turn that woke several of them it **lends**
-//! the seat: they have something to do, and it would be woken by, and often take the processor from them for, each single
-//! event that comes meanwhile. The last of them that waits again turns without waiting, on the thread that polls it, and
-//! lends on if that woke any more; if not, it calls the helper, who is also back by himself if they take long.
+//! Where executors that know nothing of us run the tasks, the helper drives. When several that it has woken do not wait again
+//! yet, it **lends** the seat: they have something to do, and it would be woken by, and often take the processor from them for,
+//! each single event that comes meanwhile. The last of them that waits again turns without waiting, on the thread that polls
+//! it; if that wakes nobody, it calls the helper, who is also back by himself if they take long.
 //!
 //! Nothing here knows threads or processes, so the models run it as it is.
 
-use super::driver::no_tasks;
+use super::driver::{Answer, Driver};
 use super::shared::{Scratch, Shared, Turn};
-use crate::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Occupant, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
 use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 pub(crate) struct Seat {
@@ -45,8 +46,8 @@ pub(crate) struct Seat {
     wanted: AtomicBool,
     called: Mutex<bool>,
     call: Condvar,
-    /// How many of those whom the last turn has woken do not wait again. (Or fewer: others who wait count as well.)
-    out: AtomicIsize,
+    /// How many of those who have had events do not wait again. (About: others who wait count as well, and some never do.)
+    out: AtomicUsize,
 }
 
 /// A thread in `block_on`.
@@ -65,12 +66,27 @@ const WAITING: u8 = 1;
 /// The same, and the helper sleeps until that is over.
 const WATCHED: u8 = 2;
 
-/// The helper lends the seat after a turn that woke so many. (For fewer, to call it costs more than to turn less often saves.)
+/// The helper lends the seat to so many. (For fewer, to call it costs more than to turn less often saves.)
 const LENDS_TO: usize = if cfg!(loom) { 1 } else { 4 };
 /// For so long, unless somebody turns meanwhile: then for so long again.
 const LOAN: Duration = Duration::from_micros(200);
 /// Elsewhere, so short a sleep may take much longer.
 const LENDS: bool = cfg!(any(target_os = "linux", target_os = "android", loom));
+
+/// Who sits there has no tasks. But those whom he wakes are counted, before they can wait again.
+struct Counts<'a>(&'a AtomicUsize);
+
+impl Driver for Counts<'_> {
+    fn claim(&mut self, _: &Waker) -> Answer {
+        Answer::No
+    }
+
+    fn wakes(&mut self, others: usize) {
+        if others > 0 {
+            self.0.fetch_add(others, Ordering::AcqRel);
+        }
+    }
+}
 
 impl Seat {
     pub fn new(
@@ -91,7 +107,7 @@ impl Seat {
             wanted: AtomicBool::new(false),
             called: Mutex::new(false),
             call: Condvar::new(),
-            out: AtomicIsize::new(0),
+            out: AtomicUsize::new(0),
         }
     }
 
@@ -154,7 +170,7 @@ impl Seat {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
         let outer = self.driver.set_here(true);
-        let result = self.shared.turn(None, place, timeout, &Cell::new(None), &mut no_tasks);
+        let result = self.shared.turn(None, place, timeout, &Cell::new(None), &mut Counts(&self.out));
         self.driver.set_here(outer);
         // Read-modify-write on both sides: either the helper finds that nobody waits, or it is called.
         if self.state.swap(LEFT, Ordering::AcqRel) == WATCHED {
@@ -203,10 +219,10 @@ impl Seat {
 
     /// In the seat, until somebody else wants it or takes it while it is lent.
     fn drive<'a>(&'a self, mut place: TryMutexGuard<'a, Scratch>) {
+        self.out.store(0, Ordering::Relaxed);
         while !self.wanted.swap(false, Ordering::AcqRel) {
-            self.out.store(0, Ordering::Relaxed);
             match self.turn(&mut place, None) {
-                Ok(turn) if LENDS && turn.woken >= LENDS_TO && self.lends(turn) => {
+                Ok(_) if LENDS && self.out.load(Ordering::Acquire) >= LENDS_TO => {
                     drop(place);
                     self.wait_for_return();
                     match self.place.try_lock() {
@@ -226,34 +242,35 @@ impl Seat {
         self.pass_on();
     }
 
-    /// Is anybody out, after this turn?
-    fn lends(&self, turn: Turn) -> bool {
-        let woken = turn.woken as isize;
-        self.out.fetch_add(woken, Ordering::AcqRel) + woken > 0
-    }
-
     fn wait_for_return(&self) {
         loop {
             let turns = self.turns.load(Ordering::Relaxed);
             // Timers do not wait for those who are out.
             let loan = self.shared.limit(None, Some(LOAN));
-            if self.wait_for_call(loan) || self.turns.load(Ordering::Relaxed) == turns {
+            if self.wait_for_call(loan) {
                 return;
+            }
+            if self.turns.load(Ordering::Relaxed) == turns {
+                // They take long, or never wait again.
+                return self.out.store(0, Ordering::Relaxed);
             }
         }
     }
 
     /// A task waits, on a thread that is not in `block_on`. No lock is held: what this wakes may run anything.
     pub fn waits(&self) {
-        if self.out.fetch_sub(1, Ordering::AcqRel) != 1 || self.driver.is_here() {
+        let one_less = |out: usize| out.checked_sub(1);
+        if self.out.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less) != Ok(1)
+            || self.driver.is_here()
+        {
             return;
         }
         let Some(mut place) = self.place.try_lock() else { return };
-        let turn = self.turn(&mut place, Some(Duration::ZERO));
+        // (What has become of the selector, the helper finds out.)
+        let _ = self.turn(&mut place, Some(Duration::ZERO));
         drop(place);
         self.pass_on();
-        // (What has become of the selector, the helper finds out.)
-        if !turn.is_ok_and(|turn| self.lends(turn)) {
+        if self.out.load(Ordering::Acquire) == 0 {
             self.call_helper();
         }
     }
@@ -311,8 +328,8 @@ impl Seat {
 /// For the tests.
 #[cfg(all(test, not(loom)))]
 impl Seat {
-    pub fn lends_to(&self, woken: usize) -> bool {
-        self.lends(Turn { woken, ..Turn::default() })
+    pub fn lend_to(&self, woken: usize) {
+        Counts(&self.out).wakes(woken);
     }
 
     pub fn take_call(&self) -> bool {

@@ -509,6 +509,7 @@ impl Shared {
             told -= self.dispatch(events.list(), wakers, driver);
         }
         let woken_by_events = wakers.len();
+        driver.wakes(woken_by_events);
         self.fire(own, wakers, now);
         let woken = wakers.len();
         wake_all(wakers);

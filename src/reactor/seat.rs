@@ -325,13 +325,17 @@ impl Seat {
     }
 }
 
-/// For the tests.
-#[cfg(all(test, not(loom)))]
+/// For the tests and the models.
+#[cfg(test)]
 impl Seat {
     pub fn lend_to(&self, woken: usize) {
         Counts(&self.out).wakes(woken);
     }
+}
 
+/// For the tests.
+#[cfg(all(test, not(loom)))]
+impl Seat {
     pub fn take_call(&self) -> bool {
         std::mem::take(&mut *lock(&self.called))
     }

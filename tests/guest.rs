@@ -499,3 +499,30 @@ fn a_guest_works_in_tokio_with_many_threads_and_is_replaced_when_it_ends() {
         handle.scope(within(some_work())).await.unwrap();
     });
 }
+
+/// The number of a closed descriptor has passed to somebody else.
+#[test]
+fn an_old_watch_does_not_disturb_the_next_owner_of_its_number() {
+    if skip_if(backend() == Backend::Poll, "poll(2) does not see that a file was closed") {
+        return;
+    }
+    let (old, _peer) = UnixStream::pair().unwrap();
+    let (new, mut peer) = UnixStream::pair().unwrap();
+    let reactor = Reactor::new().unwrap();
+    reactor.enter(|| {
+        let readable = wakewheel::reactor::Interest::READ;
+        let mut watch = Watch::new(&old, readable, Trigger::Level).unwrap();
+        // SAFETY: both are open, and `old` is that number's owner still, now of the other file.
+        assert_ne!(unsafe { libc::dup2(new.as_raw_fd(), old.as_raw_fd()) }, -1);
+        drop(new);
+        let mut owner = Async::new(old).unwrap();
+        let mut buf = [0; 1];
+        let mut read = pin!(owner.read(&mut buf));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(read.as_mut().poll(&mut cx).is_pending());
+        watch.set_interest(wakewheel::reactor::Interest::WRITE).unwrap_err();
+        peer.write_all(b"x").unwrap();
+        reactor.turn(Some(PATIENCE)).unwrap();
+        assert!(matches!(read.as_mut().poll(&mut cx), Poll::Ready(Ok(1))));
+    });
+}

@@ -187,8 +187,13 @@ impl Shared {
         self.watches_levels.load(Ordering::Acquire)
     }
 
-    /// Changes what is watched.
+    /// Changes what is watched. An error if the number has passed to another owner.
     pub fn change_watch(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
+        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
+        let _sources = lock(&self.sources);
+        if !place.is(self.id, token) {
+            return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
+        }
         self.poller.watch(fd, token, watched, false).map_err(|e| explain(e, fd))
     }
 
@@ -330,7 +335,7 @@ impl Shared {
         let sources = lock(&self.sources);
         let Some(token) = place.token(self.id) else { return false };
         let is_known = matches!(sources.slab.get(index(token)), Some((found, _)) if *found == token);
-        let is_registered = is_known && self.is_of_this_process() && self.poller.holds(fd, token);
+        let is_registered = is_known && self.poller.holds(fd, token);
         if !is_registered {
             place.leave();
         }

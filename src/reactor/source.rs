@@ -399,7 +399,9 @@ impl Source {
         reactor: &Arc<Shared>,
         add: impl FnOnce(&mut dyn FnMut(u64) -> Arc<Source>) -> io::Result<Arc<Source>>,
     ) -> io::Result<()> {
-        let _ = home.reactor.remove(self.fd, home.token);
+        // If this is the last of it, it goes when `add` has given up the lock of the new one's sources.
+        let old = home.reactor.clone();
+        let _ = old.remove(self.fd, home.token);
         add(&mut |token| {
             *home = Home { reactor: reactor.clone(), token };
             // Here, where that one cannot stop: if it does later, it finds the source in its table.

@@ -124,7 +124,8 @@ impl Watch {
     ///
     /// Those of [`Async::new`](crate::Async::new): `PermissionDenied` for a regular file, `AlreadyExists` if the descriptor is
     /// registered with a reactor, by an `Async` or another watch; what the kernel says of a closed one. `Unsupported` for
-    /// [`Trigger::Edge`] on a system that has only poll(2).
+    /// [`Trigger::Edge`] on a system that has only poll(2). For [`Interest::NONE`], the first
+    /// [`set_interest`](Watch::set_interest) has these errors.
     pub fn new(fd: &impl AsRawFd, interest: Interest, trigger: Trigger) -> io::Result<Watch> {
         let fd = fd.as_raw_fd();
         let watched = Watched { interest: Ready(interest.0), trigger };

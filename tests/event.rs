@@ -970,9 +970,6 @@ fn a_signal_ends_a_wait_on_every_base_that_wants_it() {
 
 #[test]
 fn level_and_edge_hold_on_poll_whatever_the_environment_says() {
-    if skip_if(cfg!(wakewheel_libkqueue), "libkqueue's own descriptor cannot be polled") {
-        return;
-    }
     let executor = LocalExecutor::builder().backend(Backend::Poll).build().unwrap();
     let base = Base::with_executor(executor);
     let sockets: Vec<_> = (0..4).map(|_| pair()).collect();

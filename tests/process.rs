@@ -240,7 +240,13 @@ fn children_leave_nothing_behind() {
         round();
         let before = descriptors();
         round();
-        assert_eq!(descriptors(), before);
+        // libkqueue closes a kqueue's a little later.
+        run(async {
+            while descriptors() > before {
+                sleep(MS).await;
+            }
+            Ok(())
+        });
     });
 }
 

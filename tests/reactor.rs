@@ -5,8 +5,7 @@ mod common;
 
 use common::proc::thread_names;
 use common::{
-    PATIENCE, Wakes, backend, descriptor_can_be_polled, in_a_process_of_its_own, poll, run, skip_if,
-    tcp_pair, turn_until, within,
+    PATIENCE, Wakes, backend, in_a_process_of_its_own, poll, run, skip_if, tcp_pair, turn_until, within,
 };
 use futures_lite::{AsyncReadExt, AsyncWriteExt, future};
 use std::cell::Cell;
@@ -129,7 +128,7 @@ fn notifications_before_a_turn_count_once() {
         for _ in 0..3 {
             reactor.handle().notify();
         }
-        assert!(is_readable(&reactor, Duration::ZERO) || !descriptor_can_be_polled());
+        assert!(is_readable(&reactor, Duration::ZERO));
         reactor.turn(timeout).unwrap();
         assert!(!is_readable(&reactor, Duration::ZERO), "it was told already");
         let started = Instant::now();
@@ -342,9 +341,7 @@ fn who_registers_with_a_reactor_while_it_is_dropped_gets_another() {
 
 #[test]
 fn a_reactor_sits_in_a_loop_of_poll_by_its_descriptor() {
-    if skip_if(backend() == Backend::Poll, "its descriptor tells of notifications only")
-        || skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing")
-    {
+    if skip_if(backend() == Backend::Poll, "its descriptor tells of notifications only") {
         return;
     }
     let reactor = Reactor::new().unwrap();
@@ -391,9 +388,6 @@ fn a_reactor_sits_in_a_loop_of_poll_by_its_descriptor() {
 
 #[test]
 fn news_from_other_threads_make_the_descriptor_readable() {
-    if skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing") {
-        return;
-    }
     let reactor = Reactor::new().unwrap();
     let handle = reactor.handle();
     for _ in 0..50 {
@@ -419,9 +413,6 @@ fn news_from_other_threads_make_the_descriptor_readable() {
 
 #[test]
 fn news_make_the_descriptor_readable_after_a_block_on_has_driven_the_reactor() {
-    if skip_if(!descriptor_can_be_polled(), "libkqueue's descriptor tells nothing") {
-        return;
-    }
     let reactor = Reactor::new().unwrap();
     for _ in 0..2 {
         reactor.enter(|| block_on(sleep(Duration::from_millis(1))));

@@ -4,9 +4,9 @@
 //! it changes the token. Nothing tells of urgent data. A child of fork has none of its parent's kqueues.
 //!
 //! `--cfg wakewheel_libkqueue` builds this on Linux, over a kqueue in user space that is made of epoll. What it does
-//! differently is put right where that name stands below, and in its own file, except that the kqueue's own descriptor
-//! cannot be polled, and that in a child of fork it closes the numbers of kqueues that the parent has closed a moment
-//! before, whosever they are by then.
+//! differently is put right where that name stands below, and in its own file, except that a wait may leave events though
+//! there is room for them, and that in a child of fork it closes the numbers of kqueues that the parent has closed a
+//! moment before, whosever they are by then.
 
 use super::notifier::Notifier;
 use super::queue::{BLANK, Queue, bsd, succeed};

@@ -55,6 +55,9 @@ impl Queue {
 
 impl AsFd for Queue {
     fn as_fd(&self) -> BorrowedFd<'_> {
+        #[cfg(wakewheel_libkqueue)]
+        return super::libkqueue::pollable(self.kqueue.as_fd());
+        #[cfg(not(wakewheel_libkqueue))]
         self.kqueue.as_fd()
     }
 }
@@ -120,9 +123,6 @@ impl Filter {
 
 impl AsFd for Filter {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        #[cfg(wakewheel_libkqueue)]
-        return super::libkqueue::pollable(self.queue.as_fd());
-        #[cfg(not(wakewheel_libkqueue))]
         self.queue.as_fd()
     }
 }

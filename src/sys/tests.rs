@@ -240,7 +240,7 @@ fn row_4_what_lies_behind_an_urgent_mark_is_not_lost() {
 fn row_6_a_poller_is_readable_when_it_has_events() {
     each(|mut outer| {
         let mut inner = Bench::new(Backend::NATIVE);
-        if inner.is(Backend::Poll) || skip_on_libkqueue("its descriptor tells nothing") {
+        if inner.is(Backend::Poll) {
             return;
         }
         let (ours, mut peer) = unix_pair();
@@ -782,9 +782,6 @@ fn no_notification_is_lost_while_another_is_consumed() {
 #[test]
 fn a_notified_poller_is_readable() {
     each(|mut bench| {
-        if !bench.is(Backend::Poll) && skip_on_libkqueue("its descriptor tells nothing") {
-            return;
-        }
         let is_readable =
             |bench: &Bench| level(bench.poller.as_fd().as_raw_fd(), Ready::READABLE).unwrap().0 != 0;
         assert!(!is_readable(&bench));

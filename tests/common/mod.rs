@@ -38,12 +38,6 @@ pub fn backend() -> Backend {
     Backend::from_env().expect("a backend of this system")
 }
 
-/// Can a reactor's own descriptor be waited for?
-pub fn descriptor_can_be_polled() -> bool {
-    // libkqueue's is the end of a pipe that nobody writes to.
-    !(cfg!(wakewheel_libkqueue) && backend() == Backend::Kqueue)
-}
-
 /// Says why a test has nothing to show here, if so.
 pub fn skip_if(so: bool, why: &str) -> bool {
     if so {

@@ -237,7 +237,7 @@ impl Readiness {
         if now & (LOCKED | interest | ORPHANED | ASKS) != 0
             || self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err()
         {
-            return self.wait_slowly(direction, waker, false);
+            return self.wait_slowly(direction, waker, now & ASKS != 0);
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.
         let kept = self.waiters.with_mut(|w| unsafe { &*w }.keeps(direction, waker));
@@ -272,6 +272,7 @@ impl Readiness {
 
     /// `is_new`: the slot is likely to have no waker like this one.
     #[cold]
+    #[inline(never)]
     fn wait_slowly(&self, direction: Direction, waker: &Waker, is_new: bool) -> Wait {
         // Outside of the lock.
         let mut clone = is_new.then(|| waker.clone());

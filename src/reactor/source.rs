@@ -246,8 +246,15 @@ impl Source {
     /// Waits, as the one task that polls this direction, until an operation is worth a try (which may be now).
     #[inline(always)]
     pub fn poll_ready(self: &Arc<Self>, direction: Direction, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.is_of_this_process() && self.readiness.wait(direction, cx.waker()) == Wait::Stored {
-            return Poll::Pending;
+        if self.is_of_this_process() {
+            match self.readiness.wait(direction, cx.waker()) {
+                Wait::Stored => return Poll::Pending,
+                Wait::StoredAndAsks => {
+                    self.ask(direction.interest(), cx.waker());
+                    return Poll::Pending;
+                }
+                Wait::Ready | Wait::Orphaned => {}
+            }
         }
         self.poll_ready_slowly(direction, cx)
     }

@@ -209,13 +209,12 @@ const _: () = assert!(size_of::<Place>() <= 64);
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
 ///
-/// To make an event allocates what its registration needs, in the reactor as well; to attach it, nothing, once the list of
-/// timers has grown.
+/// To make an event allocates what its registration and its time need, in the reactor as well; to attach it, nothing.
 pub(super) struct Core {
     /// By the index in the key of the bell. They own what is attached.
     places: RefCell<Slab<Place>>,
-    /// Those that are attached with a time, by the same.
-    timers: RefCell<Slab<Rc<Inner>>>,
+    /// A place for each that can have a time, by the same. Those that are attached with one are in them.
+    timers: RefCell<Slab<Option<Rc<Inner>>>>,
     /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
     by_fd: RefCell<Vec<u32>>,
     /// The indices of the places of signals.
@@ -319,7 +318,7 @@ impl Core {
     }
 
     fn collect_timer(&self, key: Key, queues: &mut Queues) {
-        if let Some(event) = self.timers.borrow().get(key.index()) {
+        if let Some(Some(event)) = self.timers.borrow().get(key.index()) {
             if event.is_due(self, self.now()) {
                 activate(event, Kinds::TIMEOUT, queues);
             }
@@ -440,14 +439,24 @@ impl Core {
         }
     }
 
+    /// A place for an event that can have a time.
+    pub fn add_timed(&self) -> Key {
+        Key::timer(self.timers.borrow_mut().insert(None))
+    }
+
+    /// The place of an event that has gone.
+    pub fn remove_timed(&self, key: Key) {
+        self.timers.borrow_mut().remove(key.index());
+    }
+
     /// The event has a time from now on. The base keeps it as long as that is so.
-    pub fn add_timer(&self, event: &Rc<Inner>) -> Key {
-        Key::timer(self.timers.borrow_mut().insert(event.clone()))
+    pub fn keep_timed(&self, key: Key, event: &Rc<Inner>) {
+        self.timers.borrow_mut()[key.index()] = Some(event.clone());
     }
 
     /// The caller has another reference to the event: its destructor does not run here.
-    pub fn remove_timer(&self, key: Key) {
-        self.timers.borrow_mut().remove(key.index());
+    pub fn let_go_of_timed(&self, key: Key) {
+        self.timers.borrow_mut()[key.index()] = None;
     }
 
     pub fn waker(&self, key: Key) -> Waker {

@@ -62,7 +62,7 @@ pub(super) struct Inner {
     active: Cell<Kinds>,
     /// Changes whenever `active` is set or given up: an entry of a queue with an older one is void.
     ticket: Cell<u64>,
-    /// If it can have a time-out. (See [`with_timing`](Inner::with_timing).)
+    /// If it can have a time-out, or could before it was [assigned](Event::assign) anew.
     timing: Cell<Option<Box<Timing>>>,
 }
 
@@ -75,9 +75,12 @@ pub(super) const NOWHERE: usize = usize::MAX;
 
 /// What concerns the time of an event.
 struct Timing {
-    /// While it is attached with a time that counts: that, and the key of the timer's place.
-    timeout: Option<(Duration, Key)>,
+    /// Of its place in the base.
+    key: Key,
+    /// While it is attached with a time that counts.
+    period: Option<Duration>,
     deadline: Option<Instant>,
+    /// Keeps its place in the reactor as well, unless it fires.
     timer: Timer,
 }
 
@@ -87,7 +90,8 @@ impl Event {
     ///
     /// The callback is given the event, which knows its [descriptor](Event::fd), and what it was called for.
     ///
-    /// What its descriptor needs is allocated here: to [`attach`](Event::attach) it, and to detach it, allocates nothing.
+    /// What its descriptor and its time need is allocated here: to [`attach`](Event::attach) it, and to detach it, allocates
+    /// nothing.
     pub fn new(base: &Base, fd: RawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) -> Event {
         let event = Event(Rc::new(Inner {
             base: Rc::downgrade(&base.0),
@@ -171,10 +175,10 @@ impl Event {
         core.attach(inner)?;
         inner.is_attached.set(true);
         if let Some(after) = timeout {
-            let key = core.add_timer(inner);
             inner.with_timing(|timing| {
-                timing.timeout = Some((after, key));
-                core.executor.enter(|| timing.start(&core, key, now().checked_add(after)));
+                timing.period = Some(after);
+                core.keep_timed(timing.key, inner);
+                core.executor.enter(|| timing.start(&core, now().checked_add(after)));
             });
         }
         Ok(())
@@ -269,7 +273,8 @@ impl Inner {
             let _ = core.find_file(self);
         }
         if kinds.contains(Kinds::TIMEOUT) {
-            self.with_timing(|_| {});
+            let timing = self.timing.take().unwrap_or_else(|| Box::new(Timing::new(core)));
+            self.timing.set(Some(timing));
         }
     }
 
@@ -278,14 +283,11 @@ impl Inner {
         self.active.set(Kinds::NONE);
         self.ticket.set(self.ticket.get() + 1);
         core.detach(self);
-        if !self.kinds.get().contains(Kinds::TIMEOUT) {
-            return;
-        }
         self.with_timing(|timing| {
-            if let Some((_, key)) = timing.timeout.take() {
-                core.remove_timer(key);
+            if timing.period.take().is_some() {
+                core.let_go_of_timed(timing.key);
                 timing.deadline = None;
-                core.executor.enter(|| timing.timer = Timer::never());
+                core.executor.enter(|| timing.timer.clear());
             }
         });
     }
@@ -307,26 +309,27 @@ impl Inner {
 
     // --------------------------------------------------------------------------------------------- time
 
-    /// Nothing of a user's runs in `f`.
-    fn with_timing<R>(&self, f: impl FnOnce(&mut Timing) -> R) -> R {
-        let none = || Box::new(Timing { timeout: None, deadline: None, timer: Timer::never() });
-        let mut timing = self.timing.take().unwrap_or_else(none);
+    /// Nothing of a user's runs in `f`. `None`: it has no time.
+    #[inline]
+    fn with_timing<R>(&self, f: impl FnOnce(&mut Timing) -> R) -> Option<R> {
+        let mut timing = self.timing.take()?;
         let result = f(&mut timing);
         self.timing.set(Some(timing));
-        result
+        Some(result)
     }
 
     /// Its bell has rung. Is it time? (If not, it waits on.)
     pub fn is_due(&self, core: &Core, now: Instant) -> bool {
-        self.with_timing(|timing| {
-            let (Some(deadline), Some((_, key))) = (timing.deadline, timing.timeout) else { return false };
+        let is_due = self.with_timing(|timing| {
+            let Some(deadline) = timing.deadline else { return false };
             if deadline <= now {
                 timing.timer.clear();
                 return true;
             }
-            wait(&mut timing.timer, &core.waker(key));
+            wait(&mut timing.timer, &core.waker(timing.key));
             false
-        })
+        });
+        is_due == Some(true)
     }
 
     // ---------------------------------------------------------------------------------------------- call
@@ -340,7 +343,7 @@ impl Inner {
         let kinds = self.active.take();
         if !self.kinds.get().contains(Kinds::PERSIST) {
             self.detach(core);
-        } else if self.kinds.get().contains(Kinds::TIMEOUT) {
+        } else {
             self.with_timing(|timing| timing.start_anew(core, kinds));
         }
         let mut call = Call { callback: self.callback.take(), event: Event(self) };
@@ -351,24 +354,51 @@ impl Inner {
     }
 }
 
+/// It has no time any more, nor a place for it.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let (Some(timing), Some(core)) = (self.timing.take(), self.base.upgrade()) {
+            core.remove_timed(timing.key);
+            core.executor.enter(|| drop(timing));
+        }
+    }
+}
+
 impl Timing {
+    /// More than the clock has room for.
+    const NEVER: Duration = Duration::from_secs(600 * 366 * 24 * 3600);
+
+    fn new(core: &Core) -> Timing {
+        let key = core.add_timed();
+        // So that it has its place, where its waker stays.
+        let mut timer = Timer::never();
+        core.executor.enter(|| {
+            timer.set_after(Timing::NEVER);
+            wait(&mut timer, &core.waker(key));
+            timer.clear();
+        });
+        Timing { key, period: None, deadline: None, timer }
+    }
+
     /// `None`: never.
-    fn start(&mut self, core: &Core, key: Key, deadline: Option<Instant>) {
+    fn start(&mut self, core: &Core, deadline: Option<Instant>) {
         self.deadline = deadline;
         let Some(deadline) = deadline else { return self.timer.clear() };
         self.timer.set_at(deadline);
-        wait(&mut self.timer, &core.waker(key));
+        if !self.timer.is_waited_for() {
+            wait(&mut self.timer, &core.waker(self.key));
+        }
     }
 
     /// The event, which stays attached, is called for `kinds`.
     fn start_anew(&mut self, core: &Core, kinds: Kinds) {
-        let Some((period, key)) = self.timeout else { return };
+        let Some(period) = self.period else { return };
         let now = now();
         // A ticker keeps its time, as long as it can.
         let from_last =
             self.deadline.filter(|_| kinds == Kinds::TIMEOUT).and_then(|last| last.checked_add(period));
         let next = from_last.filter(|next| *next > now).or(now.checked_add(period));
-        self.start(core, key, next);
+        self.start(core, next);
     }
 }
 

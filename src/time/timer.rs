@@ -98,6 +98,11 @@ impl Timer {
         self.when.is_some()
     }
 
+    /// Is there a task that waits for it? After it was set, that one need not poll it again.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.alarm.is_some()
+    }
+
     /// Sets it to fire when `duration` has passed from now. A period stays as it is.
     ///
     /// A task that waits for it is woken at the new time. Putting a pending deadline off is a store.

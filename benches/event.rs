@@ -8,7 +8,9 @@
 //!
 //! The others are the C programs in `event/`, which are compiled if their library is there (Debian: libevent-dev,
 //! libuv1-dev); `libevent mt` is libevent with its locks, which it needs as soon as another thread stops the loop, as any
-//! thread can stop ours. All are measured in the same way: a process for each run, the programs taking turns; in it the
+//! thread can stop ours; `libevent pt`, which differs with time-outs only, is libevent with precise timers, as ours are
+//! (its own clock is the tick of the kernel, some milliseconds, which costs less to read). All are measured in the same
+//! way: a process for each run, the programs taking turns; in it the
 //! readers are made, and then added, called and deleted [`ROUNDS`] times. The tables have medians and, for the others, the
 //! median of the ratio to ours within a turn (above 1: ours is cheaper).
 //!
@@ -208,6 +210,8 @@ fn descriptors_max() -> usize {
 struct Peer {
     name: &'static str,
     program: PathBuf,
+    /// Without time-outs it is as another one.
+    has_time: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -215,14 +219,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(work) = Work::from_args(&args) {
         return Ok(run(work)?);
     }
-    let mut peers = vec![Peer { name: "wakewheel", program: std::env::current_exe()? }];
+    let mut peers = vec![Peer { name: "wakewheel", program: std::env::current_exe()?, has_time: false }];
     for (name, source, packages, flag) in [
         ("libevent", "libevent.c", &["libevent_core"][..], "-DNO_THREADS"),
         ("libevent mt", "libevent.c", &["libevent_pthreads", "libevent_core"], "-DTHREADS"),
         ("libuv", "libuv.c", &["libuv"], "-DNO_THREADS"),
+        ("libevent pt", "libevent.c", &["libevent_core"], "-DPRECISE"),
     ] {
         match compile(source, packages, flag) {
-            Ok(program) => peers.push(Peer { name, program }),
+            Ok(program) => peers.push(Peer { name, program, has_time: flag == "-DPRECISE" }),
             Err(e) => println!("not compared with {name}: {e}"),
         }
     }
@@ -263,6 +268,11 @@ fn output(command: &mut Command) -> Result<String, Box<dyn std::error::Error>> {
 /// For each phase, what there is of each peer.
 type Table = Vec<(&'static str, Vec<Vec<f64>>)>;
 
+/// Those who are worth a column.
+fn peers_for(peers: &[Peer], work: Work) -> Vec<&Peer> {
+    peers.iter().filter(|peer| work.timeouts || !peer.has_time).collect()
+}
+
 fn works(pairs: [usize; 3], writes: usize, rounds: usize) -> impl Iterator<Item = Work> {
     [false, true].into_iter().flat_map(move |timeouts| {
         ACTIVE.into_iter().flat_map(move |active| {
@@ -274,6 +284,7 @@ fn works(pairs: [usize; 3], writes: usize, rounds: usize) -> impl Iterator<Item 
 fn times(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Error>> {
     let mut growth = Vec::new();
     for work in works(pairs, WRITES, ROUNDS) {
+        let peers = &peers_for(peers, work);
         let mut table: Table = PHASES.map(|phase| (phase, vec![Vec::new(); peers.len()])).into();
         for _ in 0..RUNS {
             for (i, peer) in peers.iter().enumerate() {
@@ -287,6 +298,7 @@ fn times(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Er
         print(peers, work, &format!(", {} active", work.active), &table, "ns");
         growth.push((work, table));
     }
+    // It comes last, so that the columns of the others are theirs.
     print_growth(peers, &growth);
     Ok(())
 }
@@ -307,7 +319,7 @@ fn median(figures: &[f64]) -> f64 {
     figures[figures.len() / 2]
 }
 
-fn print(peers: &[Peer], work: Work, active: &str, table: &Table, unit: &str) {
+fn print(peers: &[&Peer], work: Work, active: &str, table: &Table, unit: &str) {
     let with = if work.timeouts { ", with idle time-outs" } else { "" };
     println!("\n{} pairs{active}{with}", work.pairs);
     print!("  {unit:<10}");
@@ -359,6 +371,7 @@ fn instructions(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
             None => table.push((phase, vec![vec![column]])),
         };
         let [few, many] = ACTIVE;
+        let peers = &peers_for(peers, work);
         for peer in peers {
             let pairs = work.pairs as f64;
             let calls = |active| (work.writes + active) as f64;
@@ -385,7 +398,7 @@ fn system_calls(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
             "\n{} pairs, {} active{with}, {ROUNDS} rounds, {} writes",
             work.pairs, work.active, work.writes
         );
-        for peer in peers {
+        for peer in peers_for(peers, work) {
             let mut command = Command::new("strace");
             command.args(["-f", "-c", "-U", "calls,name", "--"]).arg(&peer.program).args(work.args());
             let output = command.output().map_err(|e| format!("strace: {e}"))?;

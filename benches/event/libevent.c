@@ -1,4 +1,5 @@
-/* The same as event.rs, with libevent. With THREADS, as a program needs it whose other threads stop the loop, or add to it. */
+/* The same as event.rs, with libevent. With THREADS, as a program needs it whose other threads stop the loop, or add to it. With
+   PRECISE, for timers that are not a tick of the kernel late. */
 
 #include "common.h"
 #include <event2/event.h>
@@ -47,9 +48,15 @@ int main(int argc, char **argv) {
 #ifdef THREADS
     check(evthread_use_pthreads() == 0, "evthread_use_pthreads");
 #endif
-    base = event_base_new();
+    struct event_config *config = event_config_new();
+    check(config != NULL, "event_config_new");
+#ifdef PRECISE
+    event_config_set_flag(config, EVENT_BASE_FLAG_PRECISE_TIMER);
+#endif
+    base = event_base_new_with_config(config);
+    event_config_free(config);
     events = calloc(pairs, sizeof *events);
-    check(base != NULL && events != NULL, "event_base_new");
+    check(base != NULL && events != NULL, "event_base_new_with_config");
     run();
     return 0;
 }

@@ -61,8 +61,9 @@
 //! descriptor is closed.** If that is forgotten, it is not called any more, and an event for the next file with
 //! the same number is refused until the old one has been detached.
 //!
-//! To make an event allocates what it needs: about 100 bytes of its own, and 200 for its descriptor, which all events with
-//! that number share, and the base keeps as long as it lives. To attach and to detach allocates nothing.
+//! To make an event allocates what it needs: about 100 bytes of its own, 160 if it can have a time, and 200 for its
+//! descriptor, which all events with that number share, and the base keeps as long as it lives. To attach and to detach
+//! allocates nothing.
 //!
 //! # Panics
 //!

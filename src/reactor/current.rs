@@ -16,40 +16,40 @@ thread_local! {
     static ENTERED: RefCell<Option<Arc<Shared>>> = const { RefCell::new(None) };
 }
 
-/// Puts the old state back, also after a panic.
-struct Restore {
-    own: *const Local,
-    entered: Option<Arc<Shared>>,
+/// Runs `f` with `local` as this thread's own reactor, which comes before one that was entered.
+#[inline]
+pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
+    enter(local, f)
 }
 
-impl Drop for Restore {
-    fn drop(&mut self) {
-        OWN.set(self.own);
-        replace_entered(self.entered.take());
+/// `own` is null or is valid until this returns or unwinds.
+#[inline]
+fn enter<R>(own: *const Local, f: impl FnOnce() -> R) -> R {
+    struct Restore(*const Local);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            OWN.set(self.0);
+        }
     }
+    let _restore = Restore(OWN.replace(own));
+    f()
+}
+
+/// Runs `f` with `shared` as the reactor where this thread registers sources and timers.
+pub(crate) fn enter_shared<R>(shared: &Arc<Shared>, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Arc<Shared>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            replace_entered(self.0.take());
+        }
+    }
+    let _restore = Restore(replace_entered(Some(shared.clone())));
+    enter(std::ptr::null(), f)
 }
 
 /// No thread-local any more, while the thread ends: then nothing was entered, and nothing can be.
 fn replace_entered(entered: Option<Arc<Shared>>) -> Option<Arc<Shared>> {
     ENTERED.try_with(|place| place.replace(entered)).ok().flatten()
-}
-
-/// Runs `f` with `local` as this thread's own reactor.
-pub(crate) fn enter_own<R>(local: &Local, f: impl FnOnce() -> R) -> R {
-    enter(local, None, f)
-}
-
-/// Runs `f` with `shared` as the reactor where this thread registers sources and timers.
-pub(crate) fn enter_shared<R>(shared: &Arc<Shared>, f: impl FnOnce() -> R) -> R {
-    enter(std::ptr::null(), Some(shared.clone()), f)
-}
-
-/// `own` is null or is valid until this returns or unwinds.
-fn enter<R>(own: *const Local, entered: Option<Arc<Shared>>, f: impl FnOnce() -> R) -> R {
-    // Whoever is in already, as a callback in its loop, is in.
-    let is_in = !own.is_null() && OWN.get() == own;
-    let _restore = (!is_in).then(|| Restore { own: OWN.replace(own), entered: replace_entered(entered) });
-    f()
 }
 
 /// The reactor that this thread drives.

@@ -557,7 +557,7 @@ impl Shared {
     /// Is there a timer, in one of the two wheels, that is not put off to the end of time?
     #[inline]
     fn has_timers(&self, own: Option<&RefCell<Wheel<Waker>>>) -> bool {
-        self.timers_due.load(Ordering::Acquire) != u64::MAX || own.is_some_and(|own| !own.borrow().is_empty())
+        self.timers_due.load(Ordering::Acquire) != u64::MAX || own.is_some_and(|own| own.borrow().has_due())
     }
 
     /// `timeout`, or the time until the next deadline if that is less.

@@ -554,10 +554,10 @@ impl Shared {
         Ok(())
     }
 
-    /// Is there a timer, in one of the two wheels, that is not put off to the end of time?
+    /// Is there a timer in one of the two wheels?
     #[inline]
     fn has_timers(&self, own: Option<&RefCell<Wheel<Waker>>>) -> bool {
-        self.timers_due.load(Ordering::Acquire) != u64::MAX || own.is_some_and(|own| own.borrow().has_due())
+        self.timers_due.load(Ordering::Acquire) != u64::MAX || own.is_some_and(|own| !own.borrow().is_empty())
     }
 
     /// `timeout`, or the time until the next deadline if that is less.
@@ -630,14 +630,20 @@ impl Shared {
         wakers: &mut Vec<Waker>,
         cached: &Cell<Option<u64>>,
     ) {
+        let own_due = own.and_then(|own| own.borrow().next_deadline()).unwrap_or(u64::MAX);
+        let due = self.timers_due.load(Ordering::Acquire);
+        if own_due.min(due) == u64::MAX {
+            // All that there are have been put off to the end of time, which needs no look at the clock.
+            return;
+        }
         let now = clock::nanos(self.clock.now());
         cached.set(Some(now));
-        if self.timers_due.load(Ordering::Acquire) <= now {
+        if due <= now {
             let mut timers = lock(&self.timers);
             timers.wheel.advance(now, wakers);
             self.timers_due.store(timers.wheel.next_wakeup().unwrap_or(u64::MAX), Ordering::Release);
         }
-        if let Some(own) = own {
+        if let Some(own) = own.filter(|_| own_due <= now) {
             own.borrow_mut().advance(now, wakers);
         }
     }

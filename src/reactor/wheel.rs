@@ -125,15 +125,9 @@ impl<T> Wheel<T> {
         self.len
     }
 
-    #[cfg(test)]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len == 0
-    }
-
-    /// Is there an entry whose time comes? One that was put off to the end of time counts as such until its old time.
-    #[inline]
-    pub fn has_due(&self) -> bool {
-        self.len > 0 && self.next_deadline() != Some(u64::MAX)
     }
 
     /// Is the entry still pending?

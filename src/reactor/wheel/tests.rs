@@ -237,25 +237,6 @@ fn a_far_timer_needs_no_wakeup_on_the_way() {
 }
 
 #[test]
-fn what_is_put_off_to_the_end_of_time_is_not_due() {
-    let mut wheel = Wheel::new();
-    let mut fired = Vec::new();
-    assert!(!wheel.has_due());
-    wheel.insert(u64::MAX, "never");
-    assert!(!wheel.has_due());
-    let key = wheel.insert(5 * TICK, "soon");
-    assert!(wheel.has_due());
-    assert!(wheel.reset(key, u64::MAX));
-    wheel.advance(6 * TICK, &mut fired);
-    assert!(!wheel.has_due());
-    assert!(wheel.reset(key, 9 * TICK));
-    assert!(wheel.has_due());
-    wheel.advance(9 * TICK, &mut fired);
-    assert_eq!(fired, ["soon"]);
-    assert!(!wheel.has_due());
-}
-
-#[test]
 fn timers_of_neighbouring_ticks_share_a_wakeup() {
     let mut wheel = Wheel::new();
     for deadline in [7 * TICK + 3, 5 * TICK + 1, 7 * TICK + 2, 8 * TICK] {

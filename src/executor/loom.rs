@@ -480,11 +480,11 @@ fn lend(with_another: bool) {
             // (The reactor in the models has timers, and counts events.)
             room.seat.lend_to(1);
             room.happens(&stranger.waker);
-            room.seat.waits();
+            room.seat.waits(1);
             stranger.wait();
         }
         happens.happen(&room);
-        room.seat.waits();
+        room.seat.waits(1);
     });
     room.close();
 }

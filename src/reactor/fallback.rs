@@ -78,7 +78,7 @@ pub(crate) fn waits(waker: &Waker) {
     if COMES.get() != waker.data() {
         if let Ok(seat) = seat() {
             seat.ensure_helper();
-            seat.waits();
+            seat.waits(COMES.with(|here| ptr::from_ref(here).addr()));
         }
     }
 }

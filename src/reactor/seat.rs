@@ -48,6 +48,9 @@ pub(crate) struct Seat {
     call: Condvar,
     /// How many of those who have had events do not wait again. (About: others who wait count as well, and some never do.)
     out: AtomicUsize,
+    /// The thread on which one has waited last, and how often that was another one than before.
+    waiter: AtomicUsize,
+    changes: AtomicUsize,
 }
 
 /// A thread in `block_on`.
@@ -67,9 +70,13 @@ const WAITING: u8 = 1;
 const WATCHED: u8 = 2;
 
 /// The helper lends the seat to so many. (For fewer, to call it costs more than to turn less often saves.)
-const LENDS_TO: usize = if cfg!(loom) { 1 } else { 4 };
-/// For so long, unless somebody turns meanwhile: then for so long again.
+const LENDS_TO: usize = if cfg!(loom) { 1 } else { 2 };
+/// To so many if they are on several threads, one of which may be idle while it waits for another one to turn.
+const LENDS_TO_THREADS: usize = if cfg!(loom) { 1 } else { 4 };
+/// For so long, unless somebody turns meanwhile. On one thread, also as long as they get on, and for up to [`LOAN_MAX`] at a time:
+/// who comes to look takes the processor from one of them.
 const LOAN: Duration = Duration::from_micros(200);
+const LOAN_MAX: Duration = Duration::from_millis(1);
 /// Elsewhere, so short a sleep may take much longer.
 const LENDS: bool = cfg!(any(target_os = "linux", target_os = "android", loom));
 
@@ -108,6 +115,8 @@ impl Seat {
             called: Mutex::new(false),
             call: Condvar::new(),
             out: AtomicUsize::new(0),
+            waiter: AtomicUsize::new(0),
+            changes: AtomicUsize::new(0),
         }
     }
 
@@ -220,11 +229,12 @@ impl Seat {
     /// In the seat, until somebody else wants it or takes it while it is lent.
     fn drive<'a>(&'a self, mut place: TryMutexGuard<'a, Scratch>) {
         self.out.store(0, Ordering::Relaxed);
+        let mut lends_to = LENDS_TO;
         while !self.wanted.swap(false, Ordering::AcqRel) {
             match self.turn(&mut place, None) {
-                Ok(_) if LENDS && self.out.load(Ordering::Acquire) >= LENDS_TO => {
+                Ok(_) if LENDS && self.out.load(Ordering::Acquire) >= lends_to => {
                     drop(place);
-                    self.wait_for_return();
+                    lends_to = if self.wait_for_return() { LENDS_TO } else { LENDS_TO_THREADS };
                     match self.place.try_lock() {
                         Some(returned) => place = returned,
                         // A thread in `block_on` has come, which passes it on when it goes; or one of them turns, and there is
@@ -242,23 +252,35 @@ impl Seat {
         self.pass_on();
     }
 
-    fn wait_for_return(&self) {
+    /// Says whether those who were out have waited on one thread.
+    fn wait_for_return(&self) -> bool {
+        let changes = self.changes.load(Ordering::Relaxed);
+        let is_one = || self.changes.load(Ordering::Relaxed).wrapping_sub(changes) <= 1;
+        let mut loan = LOAN;
         loop {
-            let turns = self.turns.load(Ordering::Relaxed);
+            let (turns, out) = (self.turns.load(Ordering::Relaxed), self.out.load(Ordering::Relaxed));
             // Timers do not wait for those who are out.
-            let loan = self.shared.limit(None, Some(LOAN));
-            if self.wait_for_call(loan) {
-                return;
+            if self.wait_for_call(self.shared.limit(None, Some(loan))) {
+                return is_one();
             }
-            if self.turns.load(Ordering::Relaxed) == turns {
+            if self.turns.load(Ordering::Relaxed) == turns
+                && (self.out.load(Ordering::Relaxed) == out || !is_one())
+            {
                 // They take long, or never wait again.
-                return self.out.store(0, Ordering::Relaxed);
+                self.out.store(0, Ordering::Relaxed);
+                return is_one();
             }
+            loan = if is_one() { (loan * 2).min(LOAN_MAX) } else { LOAN };
         }
     }
 
-    /// A task waits, on a thread that is not in `block_on`. No lock is held: what this wakes may run anything.
-    pub fn waits(&self) {
+    /// A task waits, on a thread (of this number) that is not in `block_on`. No lock is held: what this wakes may run anything.
+    pub fn waits(&self, thread: usize) {
+        // (If two do so at once, one change more or less is no matter.)
+        if self.waiter.load(Ordering::Relaxed) != thread {
+            self.waiter.store(thread, Ordering::Relaxed);
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
         let one_less = |out: usize| out.checked_sub(1);
         if self.out.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_less) != Ok(1)
             || self.driver.is_here()

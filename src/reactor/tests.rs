@@ -793,19 +793,19 @@ fn the_last_who_waits_again_turns_and_if_that_was_in_vain_calls_the_helper() {
         counts.fetch_add(1, Ordering::SeqCst);
     });
     // Who waits without having had an event counts for nobody.
-    seat.waits();
+    seat.waits(1);
     seat.lend_to(2);
     let (ours, theirs) = UnixStream::pair().unwrap();
     let source = Source::register_with(&shared, ours.as_raw_fd()).unwrap();
     source.readiness.clear(READ, source.readiness.seen());
     assert!(source.poll_ready(Direction::Read, &mut Context::from_waker(&waker)).is_pending());
     (&theirs).write_all(b"x").unwrap();
-    seat.waits();
+    seat.waits(1);
     assert_eq!(woken.load(Ordering::SeqCst), 0, "one has not come back");
-    seat.waits();
+    seat.waits(1);
     assert_eq!(woken.load(Ordering::SeqCst), 1);
     assert!(!seat.take_call(), "the one that it has woken has not come back");
-    seat.waits();
+    seat.waits(1);
     assert!(seat.take_call());
     source.deregister().unwrap();
 }

@@ -10,9 +10,9 @@
 //! libuv1-dev); `libevent mt` is libevent with its locks, which it needs as soon as another thread stops the loop, as any
 //! thread can stop ours; `libevent pt`, which differs with time-outs only, is libevent with precise timers, as ours are
 //! (its own clock is the tick of the kernel, some milliseconds, which costs less to read). All are measured in the same
-//! way: a process for each run, the programs taking turns; in it the
-//! readers are made, and then added, called and deleted [`ROUNDS`] times. The tables have medians and, for the others, the
-//! median of the ratio to ours within a turn (above 1: ours is cheaper).
+//! way: a process for each run, the programs taking turns; in it the readers are made, and then added, called and deleted
+//! [`ROUNDS`] times. The tables have medians and, for the others, the median of the ratio to ours within a turn (above 1:
+//! ours is cheaper).
 //!
 //! "add" is the first time, when libevent gets memory for the descriptor; we, and libuv, have got it in "make". It and
 //! "delete" end with an iteration that does not wait: libuv tells the kernel only then what was added.
@@ -210,8 +210,8 @@ fn descriptors_max() -> usize {
 struct Peer {
     name: &'static str,
     program: PathBuf,
-    /// Without time-outs it is as another one.
-    has_time: bool,
+    /// Without time-outs it is the same as another one.
+    needs_timeouts: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -219,7 +219,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let Some(work) = Work::from_args(&args) {
         return Ok(run(work)?);
     }
-    let mut peers = vec![Peer { name: "wakewheel", program: std::env::current_exe()?, has_time: false }];
+    let mut peers =
+        vec![Peer { name: "wakewheel", program: std::env::current_exe()?, needs_timeouts: false }];
     for (name, source, packages, flag) in [
         ("libevent", "libevent.c", &["libevent_core"][..], "-DNO_THREADS"),
         ("libevent mt", "libevent.c", &["libevent_pthreads", "libevent_core"], "-DTHREADS"),
@@ -227,7 +228,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("libevent pt", "libevent.c", &["libevent_core"], "-DPRECISE"),
     ] {
         match compile(source, packages, flag) {
-            Ok(program) => peers.push(Peer { name, program, has_time: flag == "-DPRECISE" }),
+            Ok(program) => peers.push(Peer { name, program, needs_timeouts: flag == "-DPRECISE" }),
             Err(e) => println!("not compared with {name}: {e}"),
         }
     }
@@ -270,7 +271,7 @@ type Table = Vec<(&'static str, Vec<Vec<f64>>)>;
 
 /// Those who are worth a column.
 fn peers_for(peers: &[Peer], work: Work) -> Vec<&Peer> {
-    peers.iter().filter(|peer| work.timeouts || !peer.has_time).collect()
+    peers.iter().filter(|peer| work.timeouts || !peer.needs_timeouts).collect()
 }
 
 fn works(pairs: [usize; 3], writes: usize, rounds: usize) -> impl Iterator<Item = Work> {
@@ -298,7 +299,7 @@ fn times(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Er
         print(peers, work, &format!(", {} active", work.active), &table, "ns");
         growth.push((work, table));
     }
-    // It comes last, so that the columns of the others are theirs.
+    // Who needs time-outs comes last: the columns before it are the same ones in all tables.
     print_growth(peers, &growth);
     Ok(())
 }

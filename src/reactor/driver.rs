@@ -8,10 +8,6 @@ pub(crate) trait Driver {
     /// do no more than to put the task where he will look for it: he is asked under locks.
     fn claim(&mut self, waker: &Waker) -> Answer;
 
-    /// So many others have had events, and are about to be woken.
-    #[inline]
-    fn wakes(&mut self, _others: usize) {}
-
     /// The same for a waker of which one driver of this reactor has said that it is [`Known`](Answer::Known). `false`: it is
     /// of no use any more.
     ///
@@ -22,6 +18,10 @@ pub(crate) trait Driver {
     unsafe fn claim_again(&mut self, waker: &Waker) -> bool {
         self.claim(waker) != Answer::No
     }
+
+    /// So many others have had events, and are about to be woken.
+    #[inline]
+    fn wakes(&mut self, _others: usize) {}
 }
 
 /// Whose waker it is.

@@ -237,6 +237,7 @@ impl Readiness {
         if now & (LOCKED | interest | ORPHANED | ASKS) != 0
             || self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err()
         {
+            // Where the driver has no tasks, an event has taken the waker out of the slot.
             return self.wait_slowly(direction, waker, now & ASKS != 0);
         }
         // SAFETY: the lock bit is ours, so no other thread has a reference.

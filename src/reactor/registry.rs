@@ -46,9 +46,8 @@ pub(crate) fn notify(id: u64) {
 /// Where a descriptor is registered, if it is.
 ///
 /// An entry belongs to the reactor that it names: only who holds the lock of that one's sources changes it. (If that one
-/// has gone, anybody may empty it: no id comes twice.) One that names
-/// nobody is for the first who [takes](Place::take) it. So what happens to a descriptor happens in one step, and nobody
-/// holds two locks for it.
+/// has gone, anybody may empty it: no id comes twice.) One that names nobody is for the first who [takes](Place::take)
+/// it. So what happens to a descriptor happens in one step, and nobody holds two locks for it.
 #[derive(Default)]
 pub(crate) struct Place {
     reactor: AtomicU64,

@@ -10,10 +10,10 @@
 //! each single event that comes meanwhile. The last of them that waits again turns without waiting, on the thread that polls
 //! it; if that wakes nobody, it calls the helper, who is also back by himself if they take long.
 //!
-//! Nothing here knows threads or processes, so the models run it as it is.
+//! Nothing here knows processes, nor threads but by a number, so the models run it as it is.
 
 use super::driver::{Answer, Driver};
-use super::shared::{Scratch, Shared, Turn};
+use super::shared::{Scratch, Shared};
 use crate::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Occupant, TryMutex, TryMutexGuard, lock, wait, wait_timeout};
 use std::cell::Cell;
@@ -145,7 +145,7 @@ impl Seat {
     ) -> Option<io::Result<()>> {
         let turn = |place: &mut Scratch| {
             let timeout = if thread.sit() { timeout } else { Some(Duration::ZERO) };
-            self.turn(place, timeout).map(drop)
+            self.turn(place, timeout)
         };
         if self.driver.is_here() {
             // It is in a turn already, and wakes a waker that is in block_on: nobody else could drive.
@@ -175,7 +175,7 @@ impl Seat {
         lock(&self.parked).retain(|other| !ptr::addr_eq(Arc::as_ptr(other), Arc::as_ptr(thread)));
     }
 
-    fn turn(&self, place: &mut Scratch, timeout: Option<Duration>) -> io::Result<Turn> {
+    fn turn(&self, place: &mut Scratch, timeout: Option<Duration>) -> io::Result<()> {
         self.turns.fetch_add(1, Ordering::Relaxed);
         self.state.store(WAITING, Ordering::Relaxed);
         let outer = self.driver.set_here(true);
@@ -185,7 +185,7 @@ impl Seat {
         if self.state.swap(LEFT, Ordering::AcqRel) == WATCHED {
             self.call_helper();
         }
-        result
+        result.map(drop)
     }
 
     /// The seat is free: one of those who park may have it.
@@ -232,7 +232,7 @@ impl Seat {
         let mut lends_to = LENDS_TO;
         while !self.wanted.swap(false, Ordering::AcqRel) {
             match self.turn(&mut place, None) {
-                Ok(_) if LENDS && self.out.load(Ordering::Acquire) >= lends_to => {
+                Ok(()) if LENDS && self.out.load(Ordering::Acquire) >= lends_to => {
                     drop(place);
                     lends_to = if self.wait_for_return() { LENDS_TO } else { LENDS_TO_THREADS };
                     match self.place.try_lock() {
@@ -242,7 +242,7 @@ impl Seat {
                         None => return self.helper_drives.store(false, Ordering::Release),
                     }
                 }
-                Ok(_) => {}
+                Ok(()) => {}
                 // A selector that cannot wait any more would hang every task in the process without a word.
                 Err(e) => panic!("the shared reactor cannot wait: {e}"),
             }
@@ -254,6 +254,7 @@ impl Seat {
 
     /// Says whether those who were out have waited on one thread.
     fn wait_for_return(&self) -> bool {
+        // The first change is from whoever waited before they were woken.
         let changes = self.changes.load(Ordering::Relaxed);
         let is_one = || self.changes.load(Ordering::Relaxed).wrapping_sub(changes) <= 1;
         let mut loan = LOAN;

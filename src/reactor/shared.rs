@@ -633,7 +633,7 @@ impl Shared {
         let own_due = own.and_then(|own| own.borrow().next_deadline()).unwrap_or(u64::MAX);
         let due = self.timers_due.load(Ordering::Acquire);
         if own_due.min(due) == u64::MAX {
-            // All that there are have been put off to the end of time, which needs no look at the clock.
+            // They are all put off to the end of time: that needs no look at the clock.
             return;
         }
         let now = clock::nanos(self.clock.now());

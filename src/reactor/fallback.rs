@@ -76,7 +76,8 @@ pub(crate) fn ensure_driven(waker: &Waker) {
 /// `waker` has been left with one of its sources. To be called without any lock.
 pub(crate) fn waits(waker: &Waker) {
     if COMES.get() != waker.data() {
-        if let Ok(seat) = seat() {
+        // It is there: a source has been registered with it.
+        if let Some(seat) = SEAT.get().get() {
             seat.ensure_helper();
             seat.waits(COMES.with(|here| ptr::from_ref(here).addr()));
         }

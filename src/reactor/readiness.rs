@@ -38,13 +38,15 @@ const READER: usize = Direction::Read.slot_bit();
 const WAITING: usize = SLOTS | LISTED;
 /// The reactor has gone: the next one who wants to wait registers the source with another.
 const ORPHANED: usize = 1 << 10;
-/// Whoever stores a waker has to tell the reactor ([`Source`](super::source::Source) does).
-const ASKS: usize = 1 << 11;
+/// What the reactor [asks](Asks) of whoever stores a waker ([`Source`](super::source::Source) does it).
+const TO_COUNT: usize = 1 << 11;
+const TO_ARM: usize = 1 << 12;
+const ASKS: usize = TO_COUNT | TO_ARM;
 /// A short operation says nothing: see [`Seen::trusts_short`].
-const WARY: usize = 1 << 12;
+const WARY: usize = 1 << 13;
 /// The waker in the reader's slot is one that the driver has scheduled before.
-const KNOWN: usize = 1 << 13;
-const TICK: usize = 1 << 14;
+const KNOWN: usize = 1 << 14;
+const TICK: usize = 1 << 15;
 
 const _: () = assert!((1 << Ready::BITS) <= LOCKED && WAITING < ORPHANED && SLOTS & LISTED == 0);
 
@@ -120,6 +122,31 @@ impl Seen {
     }
 }
 
+/// What a reactor wants to hear of each one who waits for a source of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asks {
+    /// It is the shared one, and wants to hear [that somebody waits](super::fallback::waits).
+    pub to_count: bool,
+    /// Its selector wants to hear [for what](crate::sys::Poller::arm).
+    pub to_arm: bool,
+}
+
+impl Asks {
+    pub fn anything(self) -> bool {
+        self != Asks::default()
+    }
+
+    fn of(word: usize) -> Asks {
+        Asks { to_count: word & TO_COUNT != 0, to_arm: word & TO_ARM != 0 }
+    }
+
+    fn bits(self) -> usize {
+        let count = if self.to_count { TO_COUNT } else { 0 };
+        let arm = if self.to_arm { TO_ARM } else { 0 };
+        count | arm
+    }
+}
+
 /// How an attempt to wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
@@ -127,15 +154,15 @@ pub(crate) enum Wait {
     Ready,
     /// The waker is kept, and will be woken by the next event.
     Stored,
-    /// The same, and the reactor is to be [told](super::shared::Shared::arm).
-    StoredAndAsks,
+    /// The same, and the reactor is to be told.
+    StoredAndAsks(Asks),
     /// No reactor would wake it; no waker is kept.
     Orphaned,
 }
 
 impl Wait {
     fn stored(word: usize) -> Wait {
-        if word & ASKS == 0 { Wait::Stored } else { Wait::StoredAndAsks }
+        if word & ASKS == 0 { Wait::Stored } else { Wait::StoredAndAsks(Asks::of(word)) }
     }
 }
 
@@ -408,13 +435,10 @@ impl Readiness {
         locked.take(waiting, None, &mut no_tasks, wakers);
     }
 
-    /// There is a reactor again. `asks`: does it want to hear of waiters?
-    pub fn adopt(&self, asks: bool) {
+    /// There is a reactor again.
+    pub fn adopt(&self, asks: Asks) {
         let mut locked = self.lock();
-        locked.word &= !(ORPHANED | ASKS | KNOWN);
-        if asks {
-            locked.word |= ASKS;
-        }
+        locked.word = locked.word & !(ORPHANED | ASKS | KNOWN) | asks.bits();
     }
 
     fn lock(&self) -> Locked<'_> {

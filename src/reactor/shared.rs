@@ -3,13 +3,14 @@
 use super::clock::{self, Clock, MockClock};
 use super::driver::Driver;
 use super::park::Park;
+use super::readiness::Asks;
 use super::source::Source;
 use super::wheel::{Key, Wheel};
 use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, lock};
 use crate::sys::error::explained;
-use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Ready, Trigger, Watched, fork};
+use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Trigger, Watched, fork};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -138,15 +139,8 @@ impl Shared {
         self.process == fork::generation()
     }
 
-    /// Does it want to hear of every waiter, by [`arm`](Shared::arm)?
-    pub fn asks(&self) -> bool {
-        self.is_fallback || self.poller.needs_arming()
-    }
-
-    /// Somebody waits for `interest` from now on. Is this the reactor that others have to [drive](fallback)?
-    pub fn arm(&self, fd: RawFd, token: u64, interest: Ready) -> bool {
-        self.poller.arm(fd, token, interest);
-        self.is_fallback
+    pub fn asks(&self) -> Asks {
+        Asks { to_count: self.is_fallback, to_arm: self.poller.needs_arming() }
     }
 
     /// Ends the wait that the reactor is in, if it is in one.

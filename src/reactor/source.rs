@@ -1,7 +1,7 @@
 //! A registered descriptor: its readiness, and the reactor that reports to it.
 
 use super::driver::no_tasks;
-use super::readiness::{ALL, Direction, Readiness, Seen, Wait};
+use super::readiness::{ALL, Asks, Direction, Readiness, Seen, Wait};
 use super::shared::Shared;
 use super::{current, fallback, wake_all};
 use crate::sync::{Mutex, lock};
@@ -35,10 +35,9 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Somebody waits for `interest` from now on, and the reactor wants to hear of it. Is that the shared one? It is to be
-    /// [told](fallback::waits) of the waker then, when no lock is held.
-    fn arm(&self, fd: RawFd, interest: Ready) -> bool {
-        self.reactor.arm(fd, self.token, interest)
+    /// Somebody waits for `interest` from now on, and the selector wants to hear of it.
+    fn arm(&self, fd: RawFd, interest: Ready) {
+        self.reactor.poller.arm(fd, self.token, interest);
     }
 
     pub fn remove(&self, fd: RawFd) -> io::Result<()> {
@@ -67,7 +66,7 @@ impl Source {
             reactor.add(fd, |token| {
                 let readiness = Readiness::new();
                 // (Where others turn, who polls at once is not made to wait for them.)
-                if !reactor.asks() {
+                if !reactor.asks().anything() {
                     readiness.clear(not_yet, readiness.seen());
                 }
                 let source = Arc::new(Source {
@@ -97,8 +96,8 @@ impl Source {
                     process: AtomicU32::new(fork::generation()),
                     home: Mutex::new(Home { reactor: reactor.clone(), token: NOWHERE }),
                 });
-                if reactor.asks() {
-                    source.readiness.adopt(true);
+                if reactor.asks().anything() {
+                    source.readiness.adopt(reactor.asks());
                 }
                 source
             };
@@ -169,8 +168,8 @@ impl Source {
             match self.wait_watch(watched.interest, cx.waker()) {
                 Wait::Ready => {}
                 Wait::Stored => return Poll::Pending,
-                Wait::StoredAndAsks => {
-                    self.ask_watch(home, watched.interest, cx.waker());
+                Wait::StoredAndAsks(asks) => {
+                    self.ask_watch(asks, home, watched.interest, cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home_watch(home, watched)?,
@@ -189,7 +188,7 @@ impl Source {
         if !self.clear_and_wait(Direction::Read, seen, cx) {
             match self.readiness.wait(Direction::Read, cx.waker()) {
                 Wait::Stored => {}
-                Wait::StoredAndAsks => self.ask_watch(home, Ready::READABLE, cx.waker()),
+                Wait::StoredAndAsks(asks) => self.ask_watch(asks, home, Ready::READABLE, cx.waker()),
                 // Something new; the next look finds out.
                 Wait::Ready | Wait::Orphaned => cx.waker().wake_by_ref(),
             }
@@ -203,7 +202,7 @@ impl Source {
     fn wait_watch(&self, interest: Ready, waker: &Waker) -> Wait {
         if interest != Ready::WRITABLE {
             let wait = self.readiness.wait(Direction::Read, waker);
-            if !interest.contains(Ready::WRITABLE) || !matches!(wait, Wait::Stored | Wait::StoredAndAsks) {
+            if !interest.contains(Ready::WRITABLE) || !matches!(wait, Wait::Stored | Wait::StoredAndAsks(_)) {
                 return wait;
             }
         }
@@ -249,8 +248,8 @@ impl Source {
         if self.is_of_this_process() {
             match self.readiness.wait(direction, cx.waker()) {
                 Wait::Stored => return Poll::Pending,
-                Wait::StoredAndAsks => {
-                    self.ask(direction.interest(), cx.waker());
+                Wait::StoredAndAsks(asks) => {
+                    self.ask(asks, direction.interest(), cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Ready | Wait::Orphaned => {}
@@ -283,8 +282,8 @@ impl Source {
             match self.readiness.wait(direction, cx.waker()) {
                 Wait::Ready => return Poll::Ready(Ok(())),
                 Wait::Stored => return Poll::Pending,
-                Wait::StoredAndAsks => {
-                    self.ask(direction.interest(), cx.waker());
+                Wait::StoredAndAsks(asks) => {
+                    self.ask(asks, direction.interest(), cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home()?,
@@ -325,8 +324,8 @@ impl Source {
                     return Poll::Ready(Ok(()));
                 }
                 Wait::Stored => return Poll::Pending,
-                Wait::StoredAndAsks => {
-                    self.ask(interest, cx.waker());
+                Wait::StoredAndAsks(asks) => {
+                    self.ask(asks, interest, cx.waker());
                     return Poll::Pending;
                 }
                 Wait::Orphaned => self.find_home()?,
@@ -371,17 +370,22 @@ impl Source {
         wake_all(&mut wakers);
     }
 
-    #[cold]
-    fn ask(&self, interest: Ready, waker: &Waker) {
-        let is_shared = lock(&self.home).arm(self.fd, interest);
-        if is_shared {
+    /// A waker has been stored, and the reactor at that time wants to hear of it. (If it is not that
+    /// one any more, that one has woken it.) No lock is held.
+    fn ask(&self, asks: Asks, interest: Ready, waker: &Waker) {
+        if asks.to_arm {
+            lock(&self.home).arm(self.fd, interest);
+        }
+        if asks.to_count {
             fallback::waits(waker);
         }
     }
 
-    #[cold]
-    fn ask_watch(&self, home: &Home, interest: Ready, waker: &Waker) {
-        if home.arm(self.fd, interest) {
+    fn ask_watch(&self, asks: Asks, home: &Home, interest: Ready, waker: &Waker) {
+        if asks.to_arm {
+            home.arm(self.fd, interest);
+        }
+        if asks.to_count {
             fallback::waits(waker);
         }
     }

@@ -3,7 +3,7 @@
 
 use super::clock::{self, Clock, MockClock};
 use super::driver::{Answer, Driver, no_tasks};
-use super::readiness::{Direction, Wait};
+use super::readiness::{Asks, Direction, Wait};
 use super::registry;
 use super::seat::Seat;
 use super::shared::{Scratch, Shared, Turn};
@@ -537,14 +537,18 @@ fn copies(counted: &Arc<()>) -> usize {
 fn a_task_of_the_driver_is_scheduled_and_its_waker_stays() {
     let bench = Bench::new();
     let source = bench.source(2110);
-    let (stored, asks) = ([Wait::Stored; 3], [Wait::StoredAndAsks; 3]);
-    for (direction, ready, waits) in
-        [(Direction::Read, READ, stored), (Direction::Write, WRITE, stored), (Direction::Read, READ, asks)]
-    {
+    let nothing = Asks::default();
+    let (count, arm) = (Asks { to_count: true, ..nothing }, Asks { to_arm: true, ..nothing });
+    for (direction, ready, asks, stored) in [
+        (Direction::Read, READ, nothing, Wait::Stored),
+        (Direction::Write, WRITE, nothing, Wait::Stored),
+        (Direction::Read, READ, count, Wait::StoredAndAsks(count)),
+        (Direction::Write, WRITE, arm, Wait::StoredAndAsks(arm)),
+    ] {
         let task = bench.task("task");
-        source.readiness.adopt(waits == asks);
-        for wait in waits {
-            assert_eq!(source.readiness.wait(direction, &task), wait);
+        source.readiness.adopt(asks);
+        for _ in 0..3 {
+            assert_eq!(source.readiness.wait(direction, &task), stored);
             assert_eq!(figures(bench.happens(2110, ready)), (1, 0, 0));
             assert_eq!(bench.woken(), ["task"]);
             // Nobody waits now.
@@ -639,7 +643,7 @@ fn a_driver_is_not_taken_to_know_another_waker() {
     source.readiness.wait(Direction::Read, &task);
     event("task");
 
-    source.readiness.adopt(false);
+    source.readiness.adopt(Asks::default());
     bench.tasks.borrow_mut().clear();
     source.readiness.wait(Direction::Read, &task);
     event("a task, by its waker");

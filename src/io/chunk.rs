@@ -1,6 +1,6 @@
 //! Reading without a buffer of one's own: it is lent, once there is something to put into it.
 
-use super::{Async, poll_op};
+use super::{Async, poll_op, read};
 use crate::reactor::Direction;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -76,10 +76,10 @@ fn keep_more(buffer: Buffer) {
 
 impl Chunk {
     #[inline(always)]
-    fn read(mut from: impl Read) -> io::Result<Chunk> {
+    fn read(from: impl FnOnce(&mut [u8]) -> io::Result<usize>) -> io::Result<Chunk> {
         let mut chunk = Chunk { buffer: Some(FIRST.take().unwrap_or_else(take_more)), len: 0 };
         if let Some(buffer) = &mut chunk.buffer {
-            chunk.len = from.read(&mut buffer[..])?;
+            chunk.len = from(&mut buffer[..])?;
         }
         Ok(chunk)
     }
@@ -172,6 +172,8 @@ where
     #[inline(always)]
     pub fn poll_read_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Chunk>> {
         let full = |chunk: &Chunk| chunk.len == BUFFER_LEN;
-        poll_op(&self.source, self.kind, Direction::Read, cx, || Chunk::read(self.get_ref()), full)
+        let Async { source, kind, .. } = self;
+        let op = || Chunk::read(|buf| read(source, *kind, self.get_ref(), buf));
+        poll_op(source, *kind, Direction::Read, cx, op, full)
     }
 }

@@ -19,6 +19,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Its `Read` is recv(2), and its `Write` send(2).
+    #[inline]
+    pub fn is_socket(self) -> bool {
+        self != Kind::Unknown
+    }
+
     pub fn of<T>(fd: BorrowedFd<'_>) -> Kind {
         if is::<T, TcpStream>() {
             // A `TcpStream` can be made of any descriptor.

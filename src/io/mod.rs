@@ -534,6 +534,18 @@ fn total(bufs: &[impl std::ops::Deref<Target = [u8]>]) -> usize {
     certain(bufs.iter().take(IOV_MAX_MIN).map(|buf| buf.len()).sum())
 }
 
+/// What the `Read` of such a type does; of a socket, [as it is](crate::sys).
+#[inline(always)]
+fn read(source: &Source, kind: Kind, mut io: impl Read, buf: &mut [u8]) -> io::Result<usize> {
+    if kind.is_socket() { socket::recv(source.fd, buf) } else { io.read(buf) }
+}
+
+/// The same of `Write`.
+#[inline(always)]
+fn write(source: &Source, kind: Kind, mut io: impl Write, buf: &[u8]) -> io::Result<usize> {
+    if kind.is_socket() { socket::send(source.fd, buf) } else { io.write(buf) }
+}
+
 const INNER: &str = "the descriptor is there until into_inner";
 
 impl<T: IoSafe + Read> AsyncRead for Async<T> {
@@ -541,7 +553,7 @@ impl<T: IoSafe + Read> AsyncRead for Async<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let Async { source, io, kind } = &mut *self;
         let (io, room) = (io.as_mut().expect(INNER), certain(buf.len()));
-        poll_op(source, *kind, Direction::Read, cx, || io.read(buf), |&n| n >= room)
+        poll_op(source, *kind, Direction::Read, cx, || read(source, *kind, &mut *io, buf), |&n| n >= room)
     }
 
     fn poll_read_vectored(
@@ -562,7 +574,9 @@ where
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let room = certain(buf.len());
-        poll_op(&self.source, self.kind, Direction::Read, cx, || self.get_ref().read(buf), |&n| n >= room)
+        let Async { source, kind, .. } = &**self;
+        let op = || read(source, *kind, self.get_ref(), buf);
+        poll_op(source, *kind, Direction::Read, cx, op, |&n| n >= room)
     }
 
     fn poll_read_vectored(
@@ -589,7 +603,8 @@ impl<T: IoSafe + Write> AsyncWrite for Async<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let Async { source, io, kind } = &mut *self;
         let io = io.as_mut().expect(INNER);
-        poll_op(source, *kind, Direction::Write, cx, || io.write(buf), |&n| n >= certain(buf.len()))
+        let op = || write(source, *kind, &mut *io, buf);
+        poll_op(source, *kind, Direction::Write, cx, op, |&n| n >= certain(buf.len()))
     }
 
     fn poll_write_vectored(
@@ -621,14 +636,9 @@ where
 {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        poll_op(
-            &self.source,
-            self.kind,
-            Direction::Write,
-            cx,
-            || self.get_ref().write(buf),
-            |&n| n >= certain(buf.len()),
-        )
+        let Async { source, kind, .. } = &**self;
+        let op = || write(source, *kind, self.get_ref(), buf);
+        poll_op(source, *kind, Direction::Write, cx, op, |&n| n >= certain(buf.len()))
     }
 
     fn poll_write_vectored(

@@ -159,8 +159,13 @@ static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
 /// A wait in milliseconds, as the kernel answers it.
 #[inline]
 fn wait_ms(epoll: RawFd, buf: &mut [libc::epoll_event], ms: libc::c_int) -> libc::c_int {
-    // SAFETY: `buf` is valid for `buf.len()` events, and the kernel writes no more than that.
-    unsafe { libc::epoll_wait(epoll, buf.as_mut_ptr(), buf.len() as libc::c_int, ms) }
+    let (room, len, ms) = (buf.as_mut_ptr(), buf.len() as libc::c_long, libc::c_long::from(ms));
+    // SAFETY: `room` is valid for `len` events, and the kernel writes no more than that. There is no signal mask. By number,
+    // as [elsewhere](super::call); and by this one, because not every architecture has epoll_wait.
+    let n = unsafe {
+        libc::syscall(libc::SYS_epoll_pwait, epoll, room, len, ms, std::ptr::null::<libc::sigset_t>(), 0usize)
+    };
+    n as libc::c_int
 }
 
 /// A wait in nanoseconds where the kernel can, else in milliseconds, rounded up.

@@ -49,6 +49,7 @@ mod native {
 }
 
 pub(crate) mod addr;
+mod call;
 pub(crate) mod cpu;
 pub(crate) mod error;
 pub(crate) mod fork;

@@ -5,8 +5,8 @@
 //! floors above, which are the callers.
 
 use super::addr::SockAddr;
-use super::check;
 use super::option::take_error;
+use super::{call, check};
 use libc::c_int;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
@@ -236,6 +236,11 @@ pub(crate) fn send(fd: impl AsRawFd, buf: &[u8]) -> io::Result<usize> {
     transfer(|| send_once(&fd, buf).0)
 }
 
+#[inline]
+pub(crate) fn recv(fd: impl AsRawFd, buf: &mut [u8]) -> io::Result<usize> {
+    transfer(|| recv_once(&fd, buf).0)
+}
+
 /// The outcome of one call: where the usual one must cost as little as it can. Any other may be asked
 /// [what it means](Once::result), before anything else fails.
 #[derive(Clone, Copy)]
@@ -264,20 +269,20 @@ impl Once {
 #[inline(always)]
 pub(crate) fn send_once(fd: &impl AsRawFd, buf: &[u8]) -> Once {
     // SAFETY: `buf` is valid for reads of its length.
-    Once(unsafe { libc::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
+    Once(unsafe { call::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
 }
 
 #[inline(always)]
 pub(crate) fn recv_once(fd: &impl AsRawFd, buf: &mut [u8]) -> Once {
     // SAFETY: `buf` is valid for writes of its length.
-    Once(unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
+    Once(unsafe { call::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
 }
 
 /// [`recv`], into memory that need not hold anything yet: as many bytes as are returned, from the first on, do then.
 #[inline]
 pub(crate) fn recv_uninit(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     // SAFETY: `buf` is valid for writes of its length. The kernel only writes to it.
-    transfer(|| unsafe { libc::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
+    transfer(|| unsafe { call::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
 }
 
 #[inline]

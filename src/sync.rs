@@ -1,11 +1,15 @@
 //! The seam between std and loom: what threads do to each other is written against this, so that the models in
 //! `reactor/loom.rs` and `executor/loom.rs` run the very code that ships.
 
+#[cfg(not(loom))]
+mod lone;
 #[cfg(loom)]
 mod model;
 #[cfg(not(loom))]
 mod real;
 
+#[cfg(not(loom))]
+pub(crate) use lone::{LoneGuard, LoneMutex};
 #[cfg(loom)]
 pub(crate) use model::*;
 #[cfg(not(loom))]

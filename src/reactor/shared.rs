@@ -8,9 +8,9 @@ use super::source::Source;
 use super::wheel::{Key, Wheel};
 use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{LoneGuard, LoneMutex, Mutex, lock};
 use crate::sys::error::explained;
-use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Trigger, Watched, fork};
+use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Trigger, Watched, fork, threads};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     watches_levels: AtomicBool,
     /// The process, as counted by [`fork`], that made it.
     process: u32,
-    sources: Mutex<Sources>,
+    sources: LoneMutex<Sources>,
     timers: Mutex<Timers>,
     /// When the driver has to look into `timers`, in nanoseconds; `u64::MAX` for never.
     timers_due: AtomicU64,
@@ -120,19 +120,20 @@ impl Shared {
             is_fallback,
             watches_levels: AtomicBool::new(false),
             process: fork::watch(),
-            sources: Mutex::new(Sources::default()),
+            sources: LoneMutex::new(Sources::default()),
             timers: Mutex::new(Timers { wheel: Wheel::new(), stopped: false }),
             timers_due: AtomicU64::new(u64::MAX),
             mail: Mutex::new(Some(Vec::new())),
             has_mail: AtomicBool::new(false),
         });
+        threads::ask();
         registry::enter(&shared);
         shared
     }
 
     /// Will it still wake anybody?
     pub fn is_alive(&self) -> bool {
-        self.is_of_this_process() && !lock(&self.sources).stopped
+        self.is_of_this_process() && !self.sources.lock().stopped
     }
 
     pub fn is_of_this_process(&self) -> bool {
@@ -184,7 +185,7 @@ impl Shared {
     /// Changes what is watched. An error if the number has passed to another owner.
     pub fn change_watch(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
         let place = registry::place(fd).map_err(|e| explain(e, fd))?;
-        let _sources = lock(&self.sources);
+        let _sources = self.sources.lock();
         if !place.is(self.id, token) {
             return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
         }
@@ -229,12 +230,12 @@ impl Shared {
     }
 
     #[inline(always)]
-    fn sources_if_alive(&self) -> io::Result<MutexGuard<'_, Sources>> {
+    fn sources_if_alive(&self) -> io::Result<LoneGuard<'_, Sources>> {
         // Before the lock, which another thread may have held in the parent.
         if !self.is_of_this_process() {
             return Err(stopped());
         }
-        let sources = lock(&self.sources);
+        let sources = self.sources.lock();
         if sources.stopped { Err(stopped()) } else { Ok(sources) }
     }
 
@@ -264,7 +265,7 @@ impl Shared {
             return token;
         }
         let parked = self::token(index(token), PARKED);
-        let sources = &mut *lock(&self.sources);
+        let sources = &mut *self.sources.lock();
         if let Some(entry) = sources.slab.get_mut(index(token)).filter(|entry| entry.0 == token) {
             entry.0 = parked;
             sources.parked += 1;
@@ -296,7 +297,7 @@ impl Shared {
             // The selector of a parent process is not ours to change, though we share it.
             return Ok(());
         }
-        let mut sources = lock(&self.sources);
+        let mut sources = self.sources.lock();
         let source = match sources.slab.get(index(token)) {
             Some((found, _)) if *found == token => {
                 sources.parked -= usize::from(generation(token) == PARKED);
@@ -326,7 +327,7 @@ impl Shared {
 
     /// Does somebody own `fd`, whose place names this reactor? If not, the place is free after that.
     pub fn is_registered(&self, fd: RawFd, place: &registry::Place) -> bool {
-        let sources = lock(&self.sources);
+        let sources = self.sources.lock();
         let Some(token) = place.token(self.id) else { return false };
         let is_known = matches!(sources.slab.get(index(token)), Some((found, _)) if *found == token);
         let is_registered = is_known && self.poller.holds(fd, token);
@@ -337,7 +338,7 @@ impl Shared {
     }
 
     pub fn sources_alive(&self) -> usize {
-        let sources = lock(&self.sources);
+        let sources = self.sources.lock();
         sources.slab.len() - sources.parked
     }
 
@@ -592,7 +593,7 @@ impl Shared {
         driver: &mut impl Driver,
     ) -> usize {
         let mut others = 0;
-        let sources = lock(&self.sources);
+        let sources = self.sources.lock();
         for event in events {
             match sources.slab.get(index(event.token)) {
                 Some((token, source)) if *token == event.token => {
@@ -647,7 +648,7 @@ impl Shared {
         // They stay in the table until their owners drop them or find another reactor: until then, a second owner of
         // one of their descriptors is refused.
         let sources: Vec<Arc<Source>> = {
-            let mut sources = lock(&self.sources);
+            let mut sources = self.sources.lock();
             sources.stopped = true;
             sources.slab.iter().map(|(_, (_, source))| source.clone()).collect()
         };

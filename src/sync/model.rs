@@ -82,6 +82,22 @@ impl<T> Drop for TryMutexGuard<'_, T> {
     }
 }
 
+/// Nobody is alone in a model.
+#[derive(Debug)]
+pub(crate) struct LoneMutex<T>(Mutex<T>);
+
+pub(crate) type LoneGuard<'a, T> = MutexGuard<'a, T>;
+
+impl<T> LoneMutex<T> {
+    pub fn new(value: T) -> LoneMutex<T> {
+        LoneMutex(Mutex::new(value))
+    }
+
+    pub fn lock(&self) -> LoneGuard<'_, T> {
+        lock(&self.0)
+    }
+}
+
 /// Told by std's lock, which loom does not see: a thread asks for what only it can have changed.
 #[derive(Default)]
 pub(crate) struct Occupant(std::sync::Mutex<Option<ThreadId>>);

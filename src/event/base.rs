@@ -285,12 +285,17 @@ impl Core {
         let mut rung = self.bells.take(self.room.take());
         let mut queues = self.queues.borrow_mut();
         let mut result = Ok(());
-        for key in rung.iter().filter(|key| !key.is_timer()) {
-            // An error does not keep the others from being collected.
-            result = result.and(self.collect_shared(*key, &mut queues));
+        let mut has_timers = false;
+        for key in &rung {
+            if key.is_timer() {
+                has_timers = true;
+            } else {
+                // An error does not keep the others from being collected.
+                result = result.and(self.collect_shared(*key, &mut queues));
+            }
         }
-        for key in rung.iter().filter(|key| key.is_timer()) {
-            self.collect_timer(*key, &mut queues);
+        if has_timers {
+            rung.iter().filter(|key| key.is_timer()).for_each(|key| self.collect_timer(*key, &mut queues));
         }
         rung.clear();
         self.room.set(rung);
@@ -329,15 +334,11 @@ impl Core {
 
     fn call(&self) -> usize {
         let mut called = 0;
-        for level in 0..3 {
-            loop {
-                if self.handle.stop.load(Ordering::Acquire) {
-                    return called;
-                }
-                let next = self.queues.borrow_mut()[level].pop_front();
-                let Some((event, ticket)) = next else { break };
-                called += usize::from(event.fire(self, ticket));
-            }
+        while !self.handle.stop.load(Ordering::Acquire) {
+            // Nothing is added meanwhile.
+            let next = self.queues.borrow_mut().iter_mut().find_map(VecDeque::pop_front);
+            let Some((event, ticket)) = next else { break };
+            called += usize::from(event.fire(self, ticket));
         }
         called
     }
@@ -427,7 +428,7 @@ impl Core {
         let mut places = self.places.borrow_mut();
         let stays = match places.get_mut(index) {
             Some(Place::File(file)) => {
-                file.remove(event, &self.bells.waker(Key::shared(index)));
+                file.remove(event, || self.bells.waker(Key::shared(index)));
                 true
             }
             Some(Place::Signal(caught)) => caught.remove(event),

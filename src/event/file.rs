@@ -62,7 +62,8 @@ impl File {
         }
     }
 
-    pub fn remove(&mut self, event: &Rc<Inner>, waker: &Waker) {
+    #[inline]
+    pub fn remove(&mut self, event: &Rc<Inner>, waker: impl FnOnce() -> Waker) {
         // The caller has another reference: no destructor of the user's runs here.
         let at = self.events().position(|other| Rc::ptr_eq(other, event));
         if let Some(at) = at {
@@ -73,7 +74,7 @@ impl File {
         // An error means that the descriptor has been closed. Then nobody hears of it any more, as documented.
         let _ = self.watch.set_interest(interest);
         if !interest.is_empty() {
-            wait(&mut self.watch, waker);
+            wait(&mut self.watch, &waker());
         }
     }
 

@@ -357,7 +357,9 @@ impl Core {
             if turn.notified {
                 self.read_letters();
             }
-            self.run_tasks();
+            if !self.queue.is_empty() {
+                self.run_tasks();
+            }
             self.check_stopped();
             Ok(turn)
         })
@@ -565,7 +567,10 @@ struct Noting<'a, F> {
 }
 
 impl<F: FnMut(&Waker) -> bool> Driver for Noting<'_, F> {
-    #[inline]
+    /// Nothing is known of those that are noted.
+    const KNOWS: bool = false;
+
+    #[inline(always)]
     fn claim(&mut self, waker: &Waker) -> Answer {
         if (self.note)(waker) { Answer::Yes } else { self.core.claim(waker) }
     }

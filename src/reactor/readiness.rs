@@ -395,7 +395,7 @@ impl Readiness {
     ///
     /// But those in slots that are of the driver's own tasks stay where they are, and the tasks are scheduled.
     #[inline(always)]
-    pub fn publish(&self, ready: Ready, driver: &mut impl Driver, wakers: &mut Vec<Waker>) {
+    pub fn publish<D: Driver>(&self, ready: Ready, driver: &mut D, wakers: &mut Vec<Waker>) {
         // Locked, as if somebody waited for it: that is the usual case.
         let news = |now: usize| (now | ready.0 as usize).wrapping_add(TICK | LOCKED);
         let mut now = self.word.load(Ordering::Relaxed);
@@ -406,13 +406,21 @@ impl Readiness {
         }
         let told = now & (((ready.0 as usize) << SLOT_SHIFT) & SLOTS | LISTED | KNOWN);
         // Nearly always it is a task of this core that waits for reading, and has done so before.
-        if told == READER | KNOWN {
+        if told == READER | KNOWN || !D::KNOWS && told == READER {
             let scheduled = self.waiters.with_mut(
                 #[inline(always)]
-                // SAFETY: the lock bit is ours, so no other thread has a reference. Whoever sets the slot's bit has put a waker
-                // there, and whoever takes it out clears the bit. KNOWN is set when the driver has said so of this one, and
-                // cleared when there is another waker or another reactor.
-                |w| unsafe { driver.claim_again((&*w).reader.as_ref().unwrap_unchecked()) },
+                |w| {
+                    // SAFETY: the lock bit is ours, so no other thread has a reference. Whoever sets the slot's bit has put a waker
+                    // there, and whoever takes it out clears the bit.
+                    let reader = unsafe { (&*w).reader.as_ref().unwrap_unchecked() };
+                    if D::KNOWS {
+                        // SAFETY: KNOWN is set when the driver has said so of this one, and cleared when there is another waker
+                        // or another reactor.
+                        unsafe { driver.claim_again(reader) }
+                    } else {
+                        driver.claim(reader) != Answer::No
+                    }
+                },
             );
             if scheduled {
                 let next = (now | ready.0 as usize).wrapping_add(TICK) & !READER;

@@ -8,6 +8,7 @@ use crate::sys::threads::is_alone;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -19,6 +20,9 @@ pub(crate) struct LoneMutex<T> {
 
 // SAFETY: as of a mutex: one thread at a time reaches the value, by the argument of `lock`.
 unsafe impl<T: Send> Sync for LoneMutex<T> {}
+// As std's, which is poisoned by a panic instead: what these guard is never left half-changed.
+impl<T> RefUnwindSafe for LoneMutex<T> {}
+impl<T> UnwindSafe for LoneMutex<T> {}
 
 pub(crate) struct LoneGuard<'a, T> {
     of: &'a LoneMutex<T>,
@@ -40,8 +44,13 @@ impl<T> LoneMutex<T> {
     /// so that they see what he had set, and wait until he has gone.
     #[inline(always)]
     pub fn lock(&self) -> LoneGuard<'_, T> {
+        self.lock_as(is_alone())
+    }
+
+    #[inline(always)]
+    fn lock_as(&self, is_alone: bool) -> LoneGuard<'_, T> {
         let mut held = None;
-        if is_alone() {
+        if is_alone {
             assert!(!self.is_taken.load(Ordering::Acquire), "this lock is taken by its own thread");
         } else {
             held = Some(lock(&self.mutex));
@@ -90,5 +99,60 @@ impl<T> Drop for LoneGuard<'_, T> {
 impl<T> fmt::Debug for LoneMutex<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoneMutex").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::thread;
+
+    #[test]
+    fn one_thread_at_a_time_has_it() {
+        const ROUNDS: usize = 10_000;
+        let mutex = LoneMutex::new(0);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..ROUNDS {
+                        let mut guard = mutex.lock();
+                        let now = *guard;
+                        std::hint::black_box(&mut *guard);
+                        *guard = now + 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*mutex.lock(), 4 * ROUNDS);
+    }
+
+    #[test]
+    fn a_thread_that_is_started_by_one_who_came_alone_waits_until_he_has_gone() {
+        let mutex = LoneMutex::new("before");
+        thread::scope(|scope| {
+            let mut guard = mutex.lock_as(true);
+            let other = scope.spawn(|| *mutex.lock_as(false));
+            while mutex.mutex.try_lock().is_ok() {
+                thread::yield_now();
+            }
+            // The other one has the mutex now, and would see it.
+            (0..1000).for_each(|_| thread::yield_now());
+            *guard = "after";
+            drop(guard);
+            assert_eq!(other.join().unwrap(), "after");
+        });
+    }
+
+    #[test]
+    fn to_lock_it_twice_is_a_panic_and_a_panic_gives_it_up() {
+        let mutex = LoneMutex::new(());
+        let twice = catch_unwind(AssertUnwindSafe(|| {
+            let _guard = mutex.lock_as(true);
+            mutex.lock_as(true);
+        }));
+        assert!(twice.is_err());
+        drop(mutex.lock_as(true));
+        drop(mutex.lock_as(false));
     }
 }

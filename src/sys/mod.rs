@@ -334,6 +334,7 @@ impl Poller {
     }
 
     /// Stops to watch `fd`. To be called before the descriptor is closed or given away.
+    #[inline]
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
         match self {
             Poller::Native(p) => p.delete(fd),

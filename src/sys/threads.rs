@@ -38,3 +38,27 @@ mod known {
         false
     }
 }
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    static WAS_ALONE: AtomicBool = AtomicBool::new(false);
+
+    extern "C" fn look() {
+        ask();
+        WAS_ALONE.store(is_alone(), Ordering::Relaxed);
+    }
+
+    // SAFETY: a function for the start of the program, in the section of those. It needs nothing that would not be there yet.
+    #[unsafe(link_section = ".init_array")]
+    #[used]
+    static BEFORE_MAIN: extern "C" fn() = look;
+
+    #[test]
+    fn the_first_thread_is_alone_until_it_starts_another() {
+        assert!(WAS_ALONE.load(Ordering::Relaxed));
+        assert!(!is_alone());
+    }
+}

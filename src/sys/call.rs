@@ -1,4 +1,4 @@
-//! The system calls of every message, as they are.
+//! recv(2) and send(2), as the kernel has them: they return how many bytes were moved, or the number of an error, negated.
 //!
 //! glibc's functions of these names are cancellation points (pthreads(7)): once a process has a second thread, each of
 //! them says before and after it, by a locked instruction, whether the thread may be cancelled. Nobody cancels a thread that
@@ -6,38 +6,88 @@
 
 pub(super) use calls::{recv, send};
 
-#[cfg(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64"))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64"))]
 mod calls {
-    use libc::{SYS_recvfrom, SYS_sendto, c_int, c_long, c_void, size_t, ssize_t, syscall};
-
-    const NO_ADDR: *mut c_void = std::ptr::null_mut();
+    use libc::{SYS_recvfrom, SYS_sendto, c_int, c_long};
+    use std::arch::asm;
 
     /// # Safety
     ///
-    /// As for recv(2): `buf` is valid for writes of `len` bytes.
-    #[inline]
-    pub unsafe fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-        // SAFETY: the arguments of recvfrom(2), in its order; the kernel writes to `buf`, as the caller allows, and to no address.
-        unsafe {
-            syscall(SYS_recvfrom, c_long::from(fd), buf, len, c_long::from(flags), NO_ADDR, NO_ADDR)
-                as ssize_t
-        }
+    /// `buf` is valid for writes of `len` bytes.
+    #[inline(always)]
+    pub unsafe fn recv(fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
+        // SAFETY: recvfrom(2) without an address writes to these bytes only.
+        unsafe { transfer(SYS_recvfrom, fd, buf, len, flags) }
     }
 
     /// # Safety
     ///
-    /// As for send(2): `buf` is valid for reads of `len` bytes.
-    #[inline]
-    pub unsafe fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-        // SAFETY: the arguments of sendto(2), in its order; the kernel reads from `buf`, as the caller allows, and no address.
+    /// `buf` is valid for reads of `len` bytes.
+    #[inline(always)]
+    pub unsafe fn send(fd: c_int, buf: *const u8, len: usize, flags: c_int) -> isize {
+        // SAFETY: sendto(2) without an address reads from these bytes only.
+        unsafe { transfer(SYS_sendto, fd, buf.cast_mut(), len, flags) }
+    }
+
+    /// recvfrom(2) or sendto(2), without an address.
+    ///
+    /// # Safety
+    ///
+    /// That of the call.
+    #[inline(always)]
+    unsafe fn transfer(number: c_long, fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
+        let moved;
+        // SAFETY: the registers are those of syscall(2) for x86-64. The kernel changes rax, rcx and r11, and memory as the caller
+        // allows; it keeps the flags, and uses none of our stack.
         unsafe {
-            syscall(SYS_sendto, c_long::from(fd), buf, len, c_long::from(flags), NO_ADDR, 0 as c_long)
-                as ssize_t
+            asm!(
+                "syscall",
+                inlateout("rax") number as isize => moved,
+                in("edi") fd,
+                in("rsi") buf,
+                in("rdx") len,
+                in("r10") flags as isize,
+                in("r8") 0usize,
+                in("r9") 0usize,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack, preserves_flags),
+            );
         }
+        moved
     }
 }
 
-#[cfg(not(all(target_os = "linux", target_env = "gnu", target_pointer_width = "64")))]
+#[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64")))]
 mod calls {
-    pub use libc::{recv, send};
+    use libc::{c_int, ssize_t};
+    use std::io;
+
+    /// # Safety
+    ///
+    /// `buf` is valid for writes of `len` bytes.
+    #[inline(always)]
+    pub unsafe fn recv(fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
+        // SAFETY: as the caller promises.
+        moved(unsafe { libc::recv(fd, buf.cast(), len, flags) })
+    }
+
+    /// # Safety
+    ///
+    /// `buf` is valid for reads of `len` bytes.
+    #[inline(always)]
+    pub unsafe fn send(fd: c_int, buf: *const u8, len: usize, flags: c_int) -> isize {
+        // SAFETY: as the caller promises.
+        moved(unsafe { libc::send(fd, buf.cast(), len, flags) })
+    }
+
+    #[inline(always)]
+    fn moved(n: ssize_t) -> isize {
+        if n < 0 { error() } else { n }
+    }
+
+    #[cold]
+    fn error() -> isize {
+        -(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) as isize)
+    }
 }

@@ -161,7 +161,7 @@ static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
 fn wait_ms(epoll: RawFd, buf: &mut [libc::epoll_event], ms: libc::c_int) -> libc::c_int {
     let (room, len, ms) = (buf.as_mut_ptr(), buf.len() as libc::c_long, libc::c_long::from(ms));
     // SAFETY: `room` is valid for `len` events, and the kernel writes no more than that. There is no signal mask. By number,
-    // as [elsewhere](super::call); and by this one, because not every architecture has epoll_wait.
+    // because glibc's epoll_wait is a [cancellation point](super::call); by this one, because not every architecture has that.
     let n = unsafe {
         libc::syscall(libc::SYS_epoll_pwait, epoll, room, len, ms, std::ptr::null::<libc::sigset_t>(), 0usize)
     };

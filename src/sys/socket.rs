@@ -233,18 +233,33 @@ fn failure() -> Option<io::Error> {
 
 #[inline]
 pub(crate) fn send(fd: impl AsRawFd, buf: &[u8]) -> io::Result<usize> {
-    transfer(|| send_once(&fd, buf).0)
+    repeat(|| send_once(&fd, buf))
 }
 
 #[inline]
 pub(crate) fn recv(fd: impl AsRawFd, buf: &mut [u8]) -> io::Result<usize> {
-    transfer(|| recv_once(&fd, buf).0)
+    repeat(|| recv_once(&fd, buf))
 }
 
 /// The outcome of one call: where the usual one must cost as little as it can. Any other may be asked
-/// [what it means](Once::result), before anything else fails.
+/// [what it means](Once::result).
 #[derive(Clone, Copy)]
-pub(crate) struct Once(libc::ssize_t);
+pub(crate) struct Once(isize);
+
+/// An interrupted call is repeated.
+#[inline]
+fn repeat(mut call: impl FnMut() -> Once) -> io::Result<usize> {
+    loop {
+        let once = call();
+        if let Ok(n) = usize::try_from(once.0) {
+            return Ok(n);
+        }
+        match once.result() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
 
 impl Once {
     /// Were so many bytes moved?
@@ -262,27 +277,27 @@ impl Once {
     /// An interrupted call has moved nothing, and is [repeated](io::ErrorKind::Interrupted) by the caller.
     #[cold]
     pub fn result(self) -> io::Result<usize> {
-        usize::try_from(self.0).map_err(|_| io::Error::last_os_error())
+        usize::try_from(self.0).map_err(|_| io::Error::from_raw_os_error(-self.0 as i32))
     }
 }
 
 #[inline(always)]
 pub(crate) fn send_once(fd: &impl AsRawFd, buf: &[u8]) -> Once {
     // SAFETY: `buf` is valid for reads of its length.
-    Once(unsafe { call::send(fd.as_raw_fd(), buf.as_ptr().cast(), buf.len(), libc::MSG_NOSIGNAL) })
+    Once(unsafe { call::send(fd.as_raw_fd(), buf.as_ptr(), buf.len(), libc::MSG_NOSIGNAL) })
 }
 
 #[inline(always)]
 pub(crate) fn recv_once(fd: &impl AsRawFd, buf: &mut [u8]) -> Once {
     // SAFETY: `buf` is valid for writes of its length.
-    Once(unsafe { call::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
+    Once(unsafe { call::recv(fd.as_raw_fd(), buf.as_mut_ptr(), buf.len(), 0) })
 }
 
 /// [`recv`], into memory that need not hold anything yet: as many bytes as are returned, from the first on, do then.
 #[inline]
 pub(crate) fn recv_uninit(fd: BorrowedFd<'_>, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     // SAFETY: `buf` is valid for writes of its length. The kernel only writes to it.
-    transfer(|| unsafe { call::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) })
+    repeat(|| Once(unsafe { call::recv(fd.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), 0) }))
 }
 
 #[inline]

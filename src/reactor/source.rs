@@ -370,8 +370,8 @@ impl Source {
         wake_all(&mut wakers);
     }
 
-    /// A waker has been stored, and the reactor at that time wants to hear of it. (If it is not that
-    /// one any more, that one has woken it.) No lock is held.
+    /// A waker has been stored, and the reactor wants to hear of it. (If there is another one by now, the first has woken it.)
+    /// No lock is held.
     fn ask(&self, asks: Asks, interest: Ready, waker: &Waker) {
         if asks.to_arm {
             lock(&self.home).arm(self.fd, interest);

@@ -1,12 +1,13 @@
-//! A mutex that costs nothing but a look while the process has one thread.
+//! A mutex that costs no more than a look while the process has one thread.
 //!
-//! To lock a mutex and to unlock it is a locked instruction each, some 10 ns, also if nobody else is there to lock it. The
-//! C++ library spares its shared pointers that in the same way.
+//! To lock a mutex and to unlock it is a locked instruction each, some 10 ns, also if there is nobody else. GNU's C++ library
+//! spares its shared pointers that in the same way.
 
 use super::lock;
 use crate::sys::threads::is_alone;
 use std::cell::UnsafeCell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,7 @@ pub(crate) struct LoneGuard<'a, T> {
     of: &'a LoneMutex<T>,
     /// `None`: the thread was alone when it came.
     _held: Option<MutexGuard<'a, ()>>,
+    _value: PhantomData<&'a mut T>,
 }
 
 impl<T> LoneMutex<T> {
@@ -59,7 +61,7 @@ impl<T> LoneMutex<T> {
             }
         }
         self.is_taken.store(true, Ordering::Relaxed);
-        LoneGuard { of: self, _held: held }
+        LoneGuard { of: self, _held: held, _value: PhantomData }
     }
 
     #[cold]

@@ -9,10 +9,10 @@
 //! The others are the C programs in `event/`, which are compiled if their library is there (Debian: libevent-dev,
 //! libuv1-dev); `libevent mt` is libevent with its locks, which it needs as soon as another thread stops the loop, as any
 //! thread can stop ours; `libevent pt`, which differs with time-outs only, is libevent with precise timers, as ours are
-//! (its own clock is the tick of the kernel, some milliseconds, which costs less to read). All are measured in the same
-//! way: a process for each run, the programs taking turns; in it the readers are made, and then added, called and deleted
-//! [`ROUNDS`] times. The tables have medians and, for the others, the median of the ratio to ours within a turn (above 1:
-//! ours is cheaper).
+//! (its own clock is the tick of the kernel, some milliseconds, which costs less to read). `with threads` is ours in a process
+//! that has a second thread: without one, the lock of the sources is not locked. All are measured in the same way: a process
+//! for each run, the programs taking turns; in it the readers are made, and then added, called and deleted [`ROUNDS`] times.
+//! The tables have medians and, for the others, the median of the ratio to ours within a turn (above 1: ours is cheaper).
 //!
 //! "add" is the first time, when libevent gets memory for the descriptor; we, and libuv, have got it in "make". It and
 //! "delete" end with an iteration that does not wait: libuv tells the kernel only then what was added.
@@ -210,17 +210,32 @@ fn descriptors_max() -> usize {
 struct Peer {
     name: &'static str,
     program: PathBuf,
+    /// What it is told beside the work.
+    arg: Option<&'static str>,
     /// Without time-outs it is the same as another one.
     needs_timeouts: bool,
 }
 
+impl Peer {
+    fn args(&self, work: Work) -> Vec<String> {
+        work.args().into_iter().chain(self.arg.map(str::to_owned)).collect()
+    }
+}
+
+/// Tells us to have a second thread, so that our locks are needed.
+const THREADS: &str = "threads";
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     if let Some(work) = Work::from_args(&args) {
+        if args.last().is_some_and(|arg| arg == THREADS) {
+            std::thread::spawn(std::thread::park);
+        }
         return Ok(run(work)?);
     }
-    let mut peers =
-        vec![Peer { name: "wakewheel", program: std::env::current_exe()?, needs_timeouts: false }];
+    let ours =
+        |name, arg| std::env::current_exe().map(|program| Peer { name, program, arg, needs_timeouts: false });
+    let mut peers = vec![ours("wakewheel", None)?, ours("with threads", Some(THREADS))?];
     for (name, source, packages, flag) in [
         ("libevent", "libevent.c", &["libevent_core"][..], "-DNO_THREADS"),
         ("libevent mt", "libevent.c", &["libevent_pthreads", "libevent_core"], "-DTHREADS"),
@@ -228,7 +243,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("libevent pt", "libevent.c", &["libevent_core"], "-DPRECISE"),
     ] {
         match compile(source, packages, flag) {
-            Ok(program) => peers.push(Peer { name, program, needs_timeouts: flag == "-DPRECISE" }),
+            Ok(program) => peers.push(Peer { name, program, arg: None, needs_timeouts: flag == "-DPRECISE" }),
             Err(e) => println!("not compared with {name}: {e}"),
         }
     }
@@ -289,7 +304,7 @@ fn times(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::error::Er
         let mut table: Table = PHASES.map(|phase| (phase, vec![Vec::new(); peers.len()])).into();
         for _ in 0..RUNS {
             for (i, peer) in peers.iter().enumerate() {
-                let text = output(Command::new(&peer.program).args(work.args()))?;
+                let text = output(Command::new(&peer.program).args(peer.args(work)))?;
                 let figures = figures(&text)?;
                 for (phase, columns) in &mut table {
                     columns[i].push(median(figures.get(phase).ok_or("a phase is missing")?));
@@ -324,13 +339,13 @@ fn print(peers: &[&Peer], work: Work, active: &str, table: &Table, unit: &str) {
     let with = if work.timeouts { ", with idle time-outs" } else { "" };
     println!("\n{} pairs{active}{with}", work.pairs);
     print!("  {unit:<10}");
-    peers.iter().for_each(|peer| print!(" {:>11} {:>5}", peer.name, ""));
+    peers.iter().for_each(|peer| print!(" {:>12} {:>5}", peer.name, ""));
     println!();
     for (phase, columns) in table {
-        print!("  {phase:<10} {:>11.0} {:>5}", median(&columns[0]), "");
+        print!("  {phase:<10} {:>12.0} {:>5}", median(&columns[0]), "");
         for column in &columns[1..] {
             let ratios: Vec<f64> = column.iter().zip(&columns[0]).map(|(other, ours)| other / ours).collect();
-            print!(" {:>11.0} {:>5.2}", median(column), median(&ratios));
+            print!(" {:>12.0} {:>5.2}", median(column), median(&ratios));
         }
         println!();
     }
@@ -360,7 +375,7 @@ fn instructions(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
             let mut command = Command::new("valgrind");
             command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
             command.arg(format!("--toggle-collect=phase_{phase}"));
-            command.arg(&peer.program).args(Work { active, rounds, ..work }.args());
+            command.arg(&peer.program).args(peer.args(Work { active, rounds, ..work }));
             let output = command.output().map_err(|e| format!("valgrind: {e}"))?;
             let text = String::from_utf8_lossy(&output.stderr);
             let counted = text.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
@@ -401,7 +416,7 @@ fn system_calls(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
         );
         for peer in peers_for(peers, work) {
             let mut command = Command::new("strace");
-            command.args(["-f", "-c", "-U", "calls,name", "--"]).arg(&peer.program).args(work.args());
+            command.args(["-f", "-c", "-U", "calls,name", "--"]).arg(&peer.program).args(peer.args(work));
             let output = command.output().map_err(|e| format!("strace: {e}"))?;
             let text = String::from_utf8_lossy(&output.stderr);
             let mut counts = BTreeMap::new();
@@ -417,7 +432,7 @@ fn system_calls(peers: &[Peer], pairs: [usize; 3]) -> Result<(), Box<dyn std::er
                 }
             }
             let counts: Vec<String> = counts.iter().map(|(name, n)| format!("{name} {n}")).collect();
-            println!("  {:<11} {}", peer.name, counts.join(", "));
+            println!("  {:<12} {}", peer.name, counts.join(", "));
         }
     }
     Ok(())

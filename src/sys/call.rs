@@ -1,14 +1,15 @@
-//! recv(2) and send(2), as the kernel has them: they return how many bytes were moved, or the number of an error, negated.
+//! The system calls of every message, as the kernel has them: they return what they have done, or the number of an error,
+//! negated.
 //!
 //! glibc's functions of these names are cancellation points (pthreads(7)): once a process has a second thread, each of
 //! them says before and after it, by a locked instruction, whether the thread may be cancelled. Nobody cancels a thread that
 //! runs Rust code, and here it would cost a hundredth of what a message does.
 
-pub(super) use calls::{recv, send};
+pub(super) use calls::*;
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64"))]
 mod calls {
-    use libc::{SYS_recvfrom, SYS_sendto, c_int, c_long};
+    use libc::{c_int, c_long};
     use std::arch::asm;
 
     /// # Safety
@@ -17,7 +18,7 @@ mod calls {
     #[inline(always)]
     pub unsafe fn recv(fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
         // SAFETY: recvfrom(2) without an address writes to these bytes only.
-        unsafe { transfer(SYS_recvfrom, fd, buf, len, flags) }
+        unsafe { call(libc::SYS_recvfrom, fd, buf, len, flags) }
     }
 
     /// # Safety
@@ -26,27 +27,37 @@ mod calls {
     #[inline(always)]
     pub unsafe fn send(fd: c_int, buf: *const u8, len: usize, flags: c_int) -> isize {
         // SAFETY: sendto(2) without an address reads from these bytes only.
-        unsafe { transfer(SYS_sendto, fd, buf.cast_mut(), len, flags) }
+        unsafe { call(libc::SYS_sendto, fd, buf.cast_mut(), len, flags) }
     }
 
-    /// recvfrom(2) or sendto(2), without an address.
+    /// # Safety
+    ///
+    /// `room` is valid for writes of `len` events.
+    #[cfg(not(wakewheel_libkqueue))]
+    #[inline(always)]
+    pub unsafe fn epoll_wait(epoll: c_int, room: *mut libc::epoll_event, len: usize, ms: c_int) -> isize {
+        // SAFETY: epoll_wait(2) writes to this room only.
+        unsafe { call(libc::SYS_epoll_wait, epoll, room.cast(), len, ms) }
+    }
+
+    /// A system call with these arguments, and zeros after them.
     ///
     /// # Safety
     ///
     /// That of the call.
     #[inline(always)]
-    unsafe fn transfer(number: c_long, fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
-        let moved;
+    unsafe fn call(number: c_long, fd: c_int, buf: *mut u8, len: usize, last: c_int) -> isize {
+        let result;
         // SAFETY: the registers are those of syscall(2) for x86-64. The kernel changes rax, rcx and r11, and memory as the caller
         // allows; it keeps the flags, and uses none of our stack.
         unsafe {
             asm!(
                 "syscall",
-                inlateout("rax") number as isize => moved,
-                in("edi") fd,
+                inlateout("rax") number as isize => result,
+                in("rdi") fd as isize,
                 in("rsi") buf,
                 in("rdx") len,
-                in("r10") flags as isize,
+                in("r10") last as isize,
                 in("r8") 0usize,
                 in("r9") 0usize,
                 lateout("rcx") _,
@@ -54,13 +65,13 @@ mod calls {
                 options(nostack, preserves_flags),
             );
         }
-        moved
+        result
     }
 }
 
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64", target_pointer_width = "64")))]
 mod calls {
-    use libc::{c_int, ssize_t};
+    use libc::c_int;
     use std::io;
 
     /// # Safety
@@ -69,7 +80,7 @@ mod calls {
     #[inline(always)]
     pub unsafe fn recv(fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
         // SAFETY: as the caller promises.
-        moved(unsafe { libc::recv(fd, buf.cast(), len, flags) })
+        result(unsafe { libc::recv(fd, buf.cast(), len, flags) })
     }
 
     /// # Safety
@@ -78,12 +89,22 @@ mod calls {
     #[inline(always)]
     pub unsafe fn send(fd: c_int, buf: *const u8, len: usize, flags: c_int) -> isize {
         // SAFETY: as the caller promises.
-        moved(unsafe { libc::send(fd, buf.cast(), len, flags) })
+        result(unsafe { libc::send(fd, buf.cast(), len, flags) })
+    }
+
+    /// # Safety
+    ///
+    /// `room` is valid for writes of `len` events.
+    #[cfg(all(any(target_os = "linux", target_os = "android"), not(wakewheel_libkqueue)))]
+    #[inline(always)]
+    pub unsafe fn epoll_wait(epoll: c_int, room: *mut libc::epoll_event, len: usize, ms: c_int) -> isize {
+        // SAFETY: as the caller promises.
+        result(unsafe { libc::epoll_wait(epoll, room, len as c_int, ms) } as isize)
     }
 
     #[inline(always)]
-    fn moved(n: ssize_t) -> isize {
-        if n < 0 { error() } else { n }
+    fn result(of_libc: isize) -> isize {
+        if of_libc < 0 { error() } else { of_libc }
     }
 
     #[cold]

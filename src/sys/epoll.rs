@@ -1,7 +1,7 @@
 //! epoll(7): one edge-triggered registration per descriptor, for both directions.
 
 use super::notifier::Notifier;
-use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, Trigger, Watched, check};
+use super::{Backend, EVENTS_PER_WAIT_MAX, Event, NOTIFY_TOKEN, Ready, Trigger, Watched, call, check};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,7 +110,7 @@ impl Poller {
             Some(Duration::ZERO) => wait_ms(epoll, &mut raw.room, 0),
             Some(time) => wait_for(epoll, &mut raw.room, time),
         };
-        raw.len = if n < 0 { no_events()? } else { n as usize };
+        raw.len = if n < 0 { no_events(-n as libc::c_int)? } else { n as usize };
         Ok(())
     }
 
@@ -156,21 +156,16 @@ fn special(events: libc::c_int) -> Ready {
 /// Set once the kernel has refused epoll_pwait2: ENOSYS before Linux 5.11, EPERM under a seccomp filter.
 static NO_PWAIT2: AtomicBool = AtomicBool::new(false);
 
-/// A wait in milliseconds, as the kernel answers it.
+/// A wait in milliseconds: how many events there are, or the number of the error, negated.
 #[inline]
-fn wait_ms(epoll: RawFd, buf: &mut [libc::epoll_event], ms: libc::c_int) -> libc::c_int {
-    let (room, len, ms) = (buf.as_mut_ptr(), buf.len() as libc::c_long, libc::c_long::from(ms));
-    // SAFETY: `room` is valid for `len` events, and the kernel writes no more than that. There is no signal mask. By number,
-    // because glibc's epoll_wait is a [cancellation point](super::call); by this one, because not every architecture has that.
-    let n = unsafe {
-        libc::syscall(libc::SYS_epoll_pwait, epoll, room, len, ms, std::ptr::null::<libc::sigset_t>(), 0usize)
-    };
-    n as libc::c_int
+fn wait_ms(epoll: RawFd, buf: &mut [libc::epoll_event], ms: libc::c_int) -> isize {
+    // SAFETY: `buf` is valid for `buf.len()` events, and the kernel writes no more than that.
+    unsafe { call::epoll_wait(epoll, buf.as_mut_ptr(), buf.len(), ms) }
 }
 
 /// A wait in nanoseconds where the kernel can, else in milliseconds, rounded up.
 #[inline(never)]
-fn wait_for(epoll: RawFd, buf: &mut [libc::epoll_event], time: Duration) -> libc::c_int {
+fn wait_for(epoll: RawFd, buf: &mut [libc::epoll_event], time: Duration) -> isize {
     if !NO_PWAIT2.load(Ordering::Relaxed) {
         // A struct __kernel_timespec, which has 64 bits for both also where the C library's has 32.
         let spec = [time.as_secs() as i64, i64::from(time.subsec_nanos())];
@@ -187,10 +182,12 @@ fn wait_for(epoll: RawFd, buf: &mut [libc::epoll_event], time: Duration) -> libc
                 0usize,
             )
         };
-        let refused =
-            || matches!(io::Error::last_os_error().raw_os_error(), Some(libc::ENOSYS | libc::EPERM));
-        if n >= 0 || !refused() {
-            return n as libc::c_int;
+        if n >= 0 {
+            return n as isize;
+        }
+        let error = io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+        if !matches!(error, libc::ENOSYS | libc::EPERM) {
+            return -(error as isize);
         }
         NO_PWAIT2.store(true, Ordering::Relaxed);
     }
@@ -199,7 +196,7 @@ fn wait_for(epoll: RawFd, buf: &mut [libc::epoll_event], time: Duration) -> libc
 
 /// A wait has failed. To be interrupted is no error.
 #[cold]
-fn no_events() -> io::Result<usize> {
-    let e = io::Error::last_os_error();
+fn no_events(error: libc::c_int) -> io::Result<usize> {
+    let e = io::Error::from_raw_os_error(error);
     if e.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(e) }
 }

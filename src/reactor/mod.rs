@@ -28,6 +28,7 @@ mod scope;
 pub(crate) mod seat;
 mod shared;
 mod source;
+mod table;
 #[cfg(all(test, not(loom)))]
 mod tests;
 pub(crate) mod timers;

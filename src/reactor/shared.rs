@@ -1,20 +1,17 @@
-//! The part of a reactor that any thread may use: register and remove sources, set timers, notify.
+//! The part of a reactor that any thread may use: set timers, notify, turn. (What is registered, see [`table`](super::table).)
 
 use super::clock::{self, Clock, MockClock};
 use super::driver::Driver;
 use super::park::Park;
 use super::readiness::Asks;
-use super::source::Source;
+use super::table::Table;
 use super::wheel::{Key, Wheel};
 use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{LoneGuard, LoneMutex, Mutex, lock};
-use crate::sys::error::explained;
-use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Event, Events, Poller, Trigger, Watched, fork, threads};
-use slab::Slab;
+use crate::sync::{Mutex, lock};
+use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Events, Poller, fork, threads};
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -28,39 +25,15 @@ pub(crate) struct Shared {
     pub clock: Clock,
     /// Is this the one that serves every thread which has none of its own?
     is_fallback: bool,
-    /// Has anybody ever watched a level?
-    watches_levels: AtomicBool,
     /// The process, as counted by [`fork`], that made it.
     process: u32,
-    sources: LoneMutex<Sources>,
+    pub(super) table: Table,
     timers: Mutex<Timers>,
     /// When the driver has to look into `timers`, in nanoseconds; `u64::MAX` for never.
     timers_due: AtomicU64,
     /// What other threads want done to timers in the wheel of the reactor's own thread. `None` once it has stopped.
     mail: Mutex<Option<Vec<Mail>>>,
     has_mail: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Sources {
-    slab: Slab<(u64, Arc<Source>)>,
-    generation: u32,
-    /// How many have a place only: see [`park_watch`](Shared::park_watch).
-    parked: usize,
-    stopped: bool,
-}
-
-/// The generation of what is not registered now: it is in no event.
-const PARKED: u32 = u32::MAX;
-
-impl Sources {
-    fn next_generation(&mut self) -> u32 {
-        self.generation = self.generation.wrapping_add(1);
-        if self.generation == PARKED {
-            self.generation = 0;
-        }
-        self.generation
-    }
 }
 
 /// The timers of threads that are not the reactor's own.
@@ -118,9 +91,8 @@ impl Shared {
             park: Park::new(),
             clock,
             is_fallback,
-            watches_levels: AtomicBool::new(false),
             process: fork::watch(),
-            sources: LoneMutex::new(Sources::default()),
+            table: Table::new(),
             timers: Mutex::new(Timers { wheel: Wheel::new(), stopped: false }),
             timers_due: AtomicU64::new(u64::MAX),
             mail: Mutex::new(Some(Vec::new())),
@@ -133,7 +105,7 @@ impl Shared {
 
     /// Will it still wake anybody?
     pub fn is_alive(&self) -> bool {
-        self.is_of_this_process() && !self.sources.lock().stopped
+        self.is_of_this_process() && !self.table.is_stopped()
     }
 
     pub fn is_of_this_process(&self) -> bool {
@@ -149,197 +121,6 @@ impl Shared {
         if self.park.notify() {
             self.poller.notify();
         }
-    }
-
-    // ------------------------------------------------------------------------------------------- sources
-
-    /// Registers `fd` under a new token, for the source that `make` makes of the token.
-    ///
-    /// Errors, with nothing registered: what the kernel says of `fd` (`PermissionDenied` for a regular file),
-    /// `AlreadyExists` if it is registered, here or in any other reactor, `NotConnected` if this reactor has stopped.
-    pub fn add(&self, fd: RawFd, make: impl FnOnce(u64) -> Arc<Source>) -> io::Result<Arc<Source>> {
-        self.add_by(fd, |poller, token| poller.add(fd, token), make)
-    }
-
-    /// The same, for those who watch a part only.
-    pub fn add_watch(
-        &self,
-        fd: RawFd,
-        watched: Watched,
-        make: impl FnOnce(u64) -> Arc<Source>,
-    ) -> io::Result<Arc<Source>> {
-        self.note_trigger(watched);
-        self.add_by(fd, |poller, token| poller.watch(fd, token, watched, true), make)
-    }
-
-    fn note_trigger(&self, watched: Watched) {
-        if watched.trigger == Trigger::Level {
-            self.watches_levels.store(true, Ordering::Release);
-        }
-    }
-
-    pub fn watches_levels(&self) -> bool {
-        self.watches_levels.load(Ordering::Acquire)
-    }
-
-    /// Changes what is watched. An error if the number has passed to another owner.
-    pub fn change_watch(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
-        let _sources = self.sources.lock();
-        if !place.is(self.id, token) {
-            return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
-        }
-        self.poller.watch(fd, token, watched, false).map_err(|e| explain(e, fd))
-    }
-
-    #[inline]
-    fn add_by(
-        &self,
-        fd: RawFd,
-        register: impl FnOnce(&Poller, u64) -> io::Result<()>,
-        make: impl FnOnce(u64) -> Arc<Source>,
-    ) -> io::Result<Arc<Source>> {
-        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
-        place.check_free(fd)?;
-        let mut sources = self.sources_if_alive()?;
-        let generation = sources.next_generation();
-        let entry = sources.slab.vacant_entry();
-        let token = token(entry.key(), generation);
-        self.take(place, fd, token, register)?;
-        let source = make(token);
-        entry.insert((token, source.clone()));
-        Ok(source)
-    }
-
-    /// Takes the place, and registers. With the lock held. An error leaves nothing behind.
-    #[inline(always)]
-    fn take(
-        &self,
-        place: &registry::Place,
-        fd: RawFd,
-        token: u64,
-        register: impl FnOnce(&Poller, u64) -> io::Result<()>,
-    ) -> io::Result<()> {
-        if !place.take(self.id, token) {
-            return Err(registry::exists(fd));
-        }
-        register(&self.poller, token).map_err(|e| {
-            place.leave();
-            explain(e, fd)
-        })
-    }
-
-    #[inline(always)]
-    fn sources_if_alive(&self) -> io::Result<LoneGuard<'_, Sources>> {
-        // Before the lock, which another thread may have held in the parent.
-        if !self.is_of_this_process() {
-            return Err(stopped());
-        }
-        let sources = self.sources.lock();
-        if sources.stopped { Err(stopped()) } else { Ok(sources) }
-    }
-
-    /// For a source that has a place here, and is not registered yet: as after [`park_watch`](Shared::park_watch).
-    pub fn add_parked(
-        &self,
-        fd: RawFd,
-        watched: Watched,
-        make: impl FnOnce(u64) -> Arc<Source>,
-    ) -> io::Result<Arc<Source>> {
-        self.note_trigger(watched);
-        // So that there is one when it is needed.
-        registry::place(fd).map_err(|e| explain(e, fd))?;
-        let mut sources = self.sources_if_alive()?;
-        let entry = sources.slab.vacant_entry();
-        let token = token(entry.key(), PARKED);
-        let source = make(token);
-        entry.insert((token, source.clone()));
-        sources.parked += 1;
-        Ok(source)
-    }
-
-    /// Stops to watch `fd`. Its source keeps its place, under a token that nothing is reported with; returns that.
-    pub fn park_watch(&self, fd: RawFd, token: u64) -> u64 {
-        if !self.is_of_this_process() {
-            // As below.
-            return token;
-        }
-        let parked = self::token(index(token), PARKED);
-        let sources = &mut *self.sources.lock();
-        if let Some(entry) = sources.slab.get_mut(index(token)).filter(|entry| entry.0 == token) {
-            entry.0 = parked;
-            sources.parked += 1;
-        }
-        // An error means that the descriptor has been closed: then it is not registered either.
-        let _ = self.leave(fd, token);
-        parked
-    }
-
-    /// Watches `fd` again, whose source has been parked under this token; returns a new one.
-    ///
-    /// Errors, with nothing changed: those of [`add`](Shared::add).
-    pub fn unpark_watch(&self, fd: RawFd, parked: u64, watched: Watched) -> io::Result<u64> {
-        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
-        place.check_free(fd)?;
-        let sources = &mut *self.sources_if_alive()?;
-        let generation = sources.next_generation();
-        let entry = sources.slab.get_mut(index(parked)).filter(|entry| entry.0 == parked);
-        let entry = entry.ok_or_else(stopped)?;
-        let token = token(index(parked), generation);
-        self.take(place, fd, token, |poller, token| poller.watch(fd, token, watched, true))?;
-        entry.0 = token;
-        sources.parked -= 1;
-        Ok(token)
-    }
-
-    pub fn remove(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        if !self.is_of_this_process() {
-            // The selector of a parent process is not ours to change, though we share it.
-            return Ok(());
-        }
-        let mut sources = self.sources.lock();
-        let source = match sources.slab.get(index(token)) {
-            Some((found, _)) if *found == token => {
-                sources.parked -= usize::from(generation(token) == PARKED);
-                Some(sources.slab.remove(index(token)))
-            }
-            _ => None,
-        };
-        let result = self.leave(fd, token);
-        drop(sources);
-        drop(source);
-        result
-    }
-
-    /// Gives the place of `fd` up, and what is registered. With the lock held. The number may have passed to another owner, if
-    /// its file was closed behind our back: then nothing is done.
-    #[inline(always)]
-    fn leave(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        match registry::place(fd) {
-            Ok(place) if place.is(self.id, token) => {
-                let result = self.poller.delete(fd);
-                place.leave();
-                result
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Does somebody own `fd`, whose place names this reactor? If not, the place is free after that.
-    pub fn is_registered(&self, fd: RawFd, place: &registry::Place) -> bool {
-        let sources = self.sources.lock();
-        let Some(token) = place.token(self.id) else { return false };
-        let is_known = matches!(sources.slab.get(index(token)), Some((found, _)) if *found == token);
-        let is_registered = is_known && self.poller.holds(fd, token);
-        if !is_registered {
-            place.leave();
-        }
-        is_registered
-    }
-
-    pub fn sources_alive(&self) -> usize {
-        let sources = self.sources.lock();
-        sources.slab.len() - sources.parked
     }
 
     // -------------------------------------------------------------------------------------------- timers
@@ -584,29 +365,6 @@ impl Shared {
         }
     }
 
-    /// Publishes the events. Counts those that concern no source.
-    #[inline(never)]
-    fn dispatch(
-        &self,
-        events: impl Iterator<Item = Event>,
-        wakers: &mut Vec<Waker>,
-        driver: &mut impl Driver,
-    ) -> usize {
-        let mut others = 0;
-        let sources = self.sources.lock();
-        for event in events {
-            match sources.slab.get(index(event.token)) {
-                Some((token, source)) if *token == event.token => {
-                    source.readiness.publish(event.ready, driver, wakers)
-                }
-                // The notifier, or the news of a source that has gone since, whose place in the slab may have passed
-                // to another.
-                _ => others += 1,
-            }
-        }
-        others
-    }
-
     /// Moves the wakers of all timers that are due to `wakers`.
     #[inline]
     fn fire(&self, own: Option<&RefCell<Wheel<Waker>>>, wakers: &mut Vec<Waker>, cached: &Cell<Option<u64>>) {
@@ -647,11 +405,7 @@ impl Shared {
     pub fn stop(&self, own: Option<Wheel<Waker>>) {
         // They stay in the table until their owners drop them or find another reactor: until then, a second owner of
         // one of their descriptors is refused.
-        let sources: Vec<Arc<Source>> = {
-            let mut sources = self.sources.lock();
-            sources.stopped = true;
-            sources.slab.iter().map(|(_, (_, source))| source.clone()).collect()
-        };
+        let sources = self.table.stop();
         let mut wakers = Vec::new();
         for source in &sources {
             source.readiness.orphan(&mut wakers);
@@ -676,39 +430,9 @@ impl Drop for Shared {
     }
 }
 
-fn token(index: usize, generation: u32) -> u64 {
-    debug_assert!(index < u32::MAX as usize, "{index} sources in one reactor");
-    index as u64 | u64::from(generation) << 32
-}
-
-fn index(token: u64) -> usize {
-    token as u32 as usize
-}
-
-fn generation(token: u64) -> u32 {
-    (token >> 32) as u32
-}
-
-fn stopped() -> io::Error {
+pub(super) fn stopped() -> io::Error {
     io::Error::new(
         io::ErrorKind::NotConnected,
         "this reactor has stopped, or was made before a fork: make a new one, or use none (the shared one is always there)",
     )
-}
-
-/// The kernel's word for it, and what to do.
-fn explain(e: io::Error, fd: RawFd) -> io::Error {
-    let text = match e.raw_os_error() {
-        Some(libc::EPERM) => {
-            "what is always ready (a regular file, a directory, /dev/null) cannot be waited for: use blocking I/O on a thread of its own"
-        }
-        Some(libc::EBADF) => "the descriptor is closed",
-        Some(libc::EEXIST) => {
-            "the descriptor is registered already: use one Async per descriptor, and share that"
-        }
-        Some(libc::ENOSPC) => "the limit /proc/sys/fs/epoll/max_user_watches is reached",
-        _ => return e,
-    };
-    let text = format!("cannot register descriptor {fd}: {text} ({e})");
-    explained(e, text)
 }

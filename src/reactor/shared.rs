@@ -9,7 +9,7 @@ use super::wheel::{Key, Wheel};
 use super::{contain, fallback, registry, wake_all};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, lock};
-use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Events, Poller, fork, threads};
+use crate::sys::{Backend, EVENTS_PER_WAIT_MAX, Events, Poller, fork};
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::sync::Arc;
@@ -98,7 +98,6 @@ impl Shared {
             mail: Mutex::new(Some(Vec::new())),
             has_mail: AtomicBool::new(false),
         });
-        threads::ask();
         registry::enter(&shared);
         shared
     }

@@ -4,7 +4,7 @@
 //! spares its shared pointers that in the same way.
 
 use super::lock;
-use crate::sys::threads::is_alone;
+use crate::sys::threads;
 use std::cell::UnsafeCell;
 use std::fmt;
 use std::marker::PhantomData;
@@ -34,6 +34,7 @@ pub(crate) struct LoneGuard<'a, T> {
 
 impl<T> LoneMutex<T> {
     pub fn new(value: T) -> LoneMutex<T> {
+        threads::ask();
         LoneMutex { mutex: Mutex::new(()), is_taken: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
@@ -46,7 +47,7 @@ impl<T> LoneMutex<T> {
     /// so that they see what he had set, and wait until he has gone.
     #[inline(always)]
     pub fn lock(&self) -> LoneGuard<'_, T> {
-        self.lock_as(is_alone())
+        self.lock_as(threads::is_alone())
     }
 
     #[inline(always)]

@@ -335,7 +335,7 @@ impl Poller {
     }
 
     /// Stops to watch `fd`. To be called before the descriptor is closed or given away.
-    #[inline]
+    #[inline(always)]
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
         match self {
             Poller::Native(p) => p.delete(fd),

@@ -15,6 +15,23 @@ pub(crate) use model::*;
 #[cfg(not(loom))]
 pub(crate) use real::*;
 
+use crate::sys::threads::is_alone;
+use atomic::{AtomicUsize, Ordering};
+
+/// Changes `word` from `now` to `next`, unless it is something else by now. That is a compare-exchange, which is a locked
+/// instruction; or a look and a store, while the process has one thread.
+#[inline(always)]
+pub(crate) fn exchange(word: &AtomicUsize, now: usize, next: usize) -> bool {
+    if !is_alone() {
+        return word.compare_exchange(now, next, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+    }
+    let is_now = word.load(Ordering::Relaxed) == now;
+    if is_now {
+        word.store(next, Ordering::Relaxed);
+    }
+    is_now
+}
+
 /// Locks, and takes a poisoned lock for what it is: what these locks guard is never left half-changed, because
 /// nothing that belongs to a user runs under them.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

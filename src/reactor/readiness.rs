@@ -19,7 +19,7 @@
 
 use super::driver::{Answer, Driver, no_tasks};
 use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{UnsafeCell, spin};
+use crate::sync::{UnsafeCell, exchange, spin};
 use crate::sys::Ready;
 use slab::Slab;
 use std::task::Waker;
@@ -198,7 +198,8 @@ pub(crate) struct Readiness {
 }
 
 // SAFETY: `waiters` is the only part that is not Sync by itself, and is reached only through `Locked`, which exists
-// for one thread at a time: between setting LOCKED by compare-exchange (acquire) and clearing it (release).
+// for one thread at a time: between setting LOCKED by compare-exchange (acquire), or by a thread that is alone, and clearing
+// it (release).
 unsafe impl Sync for Readiness {}
 // SAFETY: Wakers are Send, and there is nothing else in it.
 unsafe impl Send for Readiness {}
@@ -261,9 +262,7 @@ impl Readiness {
     pub fn wait(&self, direction: Direction, waker: &Waker) -> Wait {
         let interest = direction.interest().0 as usize;
         let now = self.word.load(Ordering::Relaxed);
-        if now & (LOCKED | interest | ORPHANED | ASKS) != 0
-            || self.word.compare_exchange(now, now | LOCKED, Ordering::AcqRel, Ordering::Relaxed).is_err()
-        {
+        if now & (LOCKED | interest | ORPHANED | ASKS) != 0 || !exchange(&self.word, now, now | LOCKED) {
             // Where the driver has no tasks, an event has taken the waker out of the slot.
             return self.wait_slowly(direction, waker, now & ASKS != 0);
         }

@@ -6,6 +6,7 @@
 use super::shared::Shared;
 use crate::sys;
 use crate::sys::fork::PerProcess;
+use crate::sys::threads::is_alone;
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::RawFd;
@@ -62,8 +63,16 @@ impl Place {
     /// Takes a place that nobody has, for the reactor with this id, whose lock is held. `false`: somebody has it.
     #[inline]
     pub fn take(&self, reactor: u64, token: u64) -> bool {
-        let is_taken =
-            self.reactor.compare_exchange(NOBODY, reactor, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        let is_taken = if is_alone() {
+            // Nobody comes in between: that is less than a compare-exchange.
+            let is_free = self.reactor.load(Ordering::Relaxed) == NOBODY;
+            if is_free {
+                self.reactor.store(reactor, Ordering::Relaxed);
+            }
+            is_free
+        } else {
+            self.reactor.compare_exchange(NOBODY, reactor, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        };
         if is_taken {
             self.token.store(token, Ordering::Relaxed);
         }

@@ -75,7 +75,6 @@ pub(crate) mod slack;
 pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
-#[cfg(not(loom))]
 pub(crate) mod threads;
 
 /// The token of the notifier: an event with it says only that somebody called [`Poller::notify`].

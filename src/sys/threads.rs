@@ -1,8 +1,10 @@
 //! Whether the process has a second thread.
 
-pub(crate) use known::{ask, is_alone};
+#[cfg(not(loom))]
+pub(crate) use known::ask;
+pub(crate) use known::is_alone;
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[cfg(all(target_os = "linux", target_env = "gnu", not(loom)))]
 mod known {
     use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
@@ -29,8 +31,9 @@ mod known {
     }
 }
 
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+#[cfg(not(all(target_os = "linux", target_env = "gnu", not(loom))))]
 mod known {
+    #[cfg_attr(loom, expect(dead_code, reason = "nobody is alone in a model"))]
     pub fn ask() {}
 
     #[inline(always)]
@@ -39,7 +42,7 @@ mod known {
     }
 }
 
-#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+#[cfg(all(test, target_os = "linux", target_env = "gnu", not(loom)))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};

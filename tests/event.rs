@@ -1190,6 +1190,22 @@ fn a_waker_that_a_turn_has_noted_is_not_woken_and_stays() {
 }
 
 #[test]
+fn a_turn_asks_once_whether_a_waker_is_noted() {
+    let executor = LocalExecutor::new().unwrap();
+    let (ours, mut theirs) = pair();
+    let mut watch = executor.enter(|| Watch::new(&ours, Interest::READ, Trigger::Level).unwrap());
+    let (wakes, waker) = Wakes::new();
+    assert!(watch.take(&mut Context::from_waker(&waker)).is_pending());
+    theirs.write_all(b"a").unwrap();
+    let mut asked = 0;
+    let turn = executor.turn_with(Some(Duration::from_secs(10)), |waker_of| {
+        asked += usize::from(waker_of.will_wake(&waker));
+        false
+    });
+    assert_eq!((turn.unwrap().events, asked, wakes.count()), (1, 1, 1));
+}
+
+#[test]
 fn a_turn_of_an_executor_waits_no_longer_than_it_may_and_a_task_that_is_ready_ends_the_wait() {
     let executor = LocalExecutor::new().unwrap();
     let started = Instant::now();

@@ -568,7 +568,7 @@ struct Noting<'a, F> {
 
 impl<F: FnMut(&Waker) -> bool> Driver for Noting<'_, F> {
     /// Nothing is known of those that are noted.
-    const KNOWS: bool = false;
+    const CLAIMS_UNKNOWN: bool = true;
 
     #[inline(always)]
     fn claim(&mut self, waker: &Waker) -> Answer {

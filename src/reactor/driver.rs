@@ -4,8 +4,9 @@ use std::task::Waker;
 
 /// Whoever turns a reactor may have tasks of his own, to which he sees on the spot instead of waking them.
 pub(crate) trait Driver {
-    /// Does he say [`Known`](Answer::Known)? If not, most of those who wait are his nevertheless, and he is asked each time.
-    const KNOWS: bool = true;
+    /// Are most of those who wait his, though he says [`Known`](Answer::Known) of none? Then he is asked before anything else
+    /// is looked at.
+    const CLAIMS_UNKNOWN: bool = false;
 
     /// Is this the waker of one of his tasks? Then he sees to it that the task runs, and the waker stays where it is. He must
     /// do no more than to put the task where he will look for it: he is asked under locks.

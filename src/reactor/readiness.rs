@@ -405,20 +405,19 @@ impl Readiness {
         }
         let told = now & (((ready.0 as usize) << SLOT_SHIFT) & SLOTS | LISTED | KNOWN);
         // Nearly always it is a task of this core that waits for reading, and has done so before.
-        if told == READER | KNOWN || !D::KNOWS && told == READER {
+        if told == READER | KNOWN || D::CLAIMS_UNKNOWN && told == READER {
             let scheduled = self.waiters.with_mut(
                 #[inline(always)]
                 |w| {
                     // SAFETY: the lock bit is ours, so no other thread has a reference. Whoever sets the slot's bit has put a waker
                     // there, and whoever takes it out clears the bit.
                     let reader = unsafe { (&*w).reader.as_ref().unwrap_unchecked() };
-                    if D::KNOWS {
-                        // SAFETY: KNOWN is set when the driver has said so of this one, and cleared when there is another waker
-                        // or another reactor.
-                        unsafe { driver.claim_again(reader) }
-                    } else {
-                        driver.claim(reader) != Answer::No
+                    if D::CLAIMS_UNKNOWN {
+                        return driver.claim(reader) != Answer::No;
                     }
+                    // SAFETY: KNOWN is set when the driver has said so of this one, and cleared when there is another waker or
+                    // another reactor.
+                    unsafe { driver.claim_again(reader) }
                 },
             );
             if scheduled {
@@ -429,6 +428,8 @@ impl Readiness {
         let mut locked = Locked { readiness: self, word: news(now) & !LOCKED };
         match told & !KNOWN {
             0 => {}
+            // He has been asked.
+            READER if D::CLAIMS_UNKNOWN => locked.take_reader(&mut no_tasks, wakers),
             READER => locked.take_reader(driver, wakers),
             waiting => locked.take(waiting, Some(ready), driver, wakers),
         }

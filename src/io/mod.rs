@@ -534,7 +534,7 @@ fn total(bufs: &[impl std::ops::Deref<Target = [u8]>]) -> usize {
     certain(bufs.iter().take(IOV_MAX_MIN).map(|buf| buf.len()).sum())
 }
 
-/// What the `Read` of such a type does; of a socket, [as it is](crate::sys).
+/// A read as the type does it; where that is recv(2), without what the C library adds to it (see `sys/call.rs`).
 #[inline(always)]
 fn read(source: &Source, kind: Kind, mut io: impl Read, buf: &mut [u8]) -> io::Result<usize> {
     if kind.is_socket() { socket::recv(source.fd, buf) } else { io.read(buf) }

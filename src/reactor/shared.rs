@@ -111,6 +111,7 @@ impl Shared {
         self.process == fork::generation()
     }
 
+    /// What it wants to hear of those who wait.
     pub fn asks(&self) -> Asks {
         Asks { to_count: self.is_fallback, to_arm: self.poller.needs_arming() }
     }

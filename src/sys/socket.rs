@@ -231,6 +231,21 @@ fn failure() -> Option<io::Error> {
     (e.raw_os_error() != Some(libc::EINTR)).then_some(e)
 }
 
+/// The same, of the calls that are [made here](call).
+#[inline]
+fn repeat(mut call: impl FnMut() -> Once) -> io::Result<usize> {
+    loop {
+        let once = call();
+        if let Ok(n) = usize::try_from(once.0) {
+            return Ok(n);
+        }
+        match once.result() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
 #[inline]
 pub(crate) fn send(fd: impl AsRawFd, buf: &[u8]) -> io::Result<usize> {
     repeat(|| send_once(&fd, buf))
@@ -245,21 +260,6 @@ pub(crate) fn recv(fd: impl AsRawFd, buf: &mut [u8]) -> io::Result<usize> {
 /// [what it means](Once::result).
 #[derive(Clone, Copy)]
 pub(crate) struct Once(isize);
-
-/// An interrupted call is repeated.
-#[inline]
-fn repeat(mut call: impl FnMut() -> Once) -> io::Result<usize> {
-    loop {
-        let once = call();
-        if let Ok(n) = usize::try_from(once.0) {
-            return Ok(n);
-        }
-        match once.result() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}
 
 impl Once {
     /// Were so many bytes moved?

@@ -1,6 +1,6 @@
 //! The loop: what it waits in, and the order in which callbacks are called.
 
-use super::bell::{Bells, Key};
+use super::bell::{Bells, Key, Of};
 use super::file::{Caught, File};
 use super::one::{Inner, NOWHERE};
 use super::{Error, Kinds};
@@ -70,10 +70,10 @@ impl Base {
     pub fn with_executor(executor: LocalExecutor) -> Base {
         let handle = BaseHandle { stop: Arc::default(), reactor: executor.reactor() };
         Base(Rc::new(Core {
-            places: RefCell::default(),
-            timers: RefCell::default(),
+            files: RefCell::default(),
             by_fd: RefCell::default(),
             signals: RefCell::default(),
+            timers: RefCell::default(),
             queues: RefCell::default(),
             bells: Bells::new(),
             room: Cell::default(),
@@ -180,45 +180,34 @@ impl Base {
 impl fmt::Debug for Base {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Base")
-            .field("places", &self.0.places.borrow().len())
+            .field("descriptors", &self.0.files.borrow().len())
             .field("timers", &self.0.timers.borrow().len())
             .field("executor", &self.0.executor)
             .finish_non_exhaustive()
     }
 }
 
-/// Events that were collected, with their tickets, by priority.
-type Queues = [VecDeque<(Rc<Inner>, u64)>; 3];
+/// Events that were collected, by priority. Those that have been detached since are in vain.
+type Queues = [VecDeque<Rc<Inner>>; 3];
 
 #[inline]
 fn activate(event: &Rc<Inner>, kinds: Kinds, queues: &mut Queues) {
-    if let Some(ticket) = event.activate(kinds) {
-        queues[event.priority.get() as usize].push_back((event.clone(), ticket));
+    if event.activate(kinds) {
+        queues[event.priority.get() as usize].push_back(event.clone());
     }
 }
-
-/// What a bell belongs to, unless that is a time. Events may share it.
-enum Place {
-    File(File),
-    /// Boxed, because it is large and rare.
-    Signal(Box<Caught>),
-}
-
-#[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Place>() <= 64);
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
 ///
 /// To make an event allocates what its registration and its time need, in the reactor as well; to attach it, nothing.
 pub(super) struct Core {
-    /// By the index in the key of the bell. They own what is attached.
-    places: RefCell<Slab<Place>>,
-    /// A place for each that can have a time, by the same. Those that are attached with one are in them.
+    /// These three by the index in the key of the bell. They own what is attached. Which descriptor has a place keeps it.
+    files: RefCell<Vec<File>>,
+    signals: RefCell<Slab<Caught>>,
+    /// A place for each that can have a time. Those that are attached with one are in them.
     timers: RefCell<Slab<Option<Rc<Inner>>>>,
-    /// The index of a descriptor's place, plus one; 0 for none. Who has one keeps it.
+    /// The index of a descriptor's place, plus one; 0 for none.
     by_fd: RefCell<Vec<u32>>,
-    /// The indices of the places of signals.
-    signals: RefCell<Vec<usize>>,
     queues: RefCell<Queues>,
     bells: Bells,
     /// Room for those that were rung.
@@ -287,15 +276,16 @@ impl Core {
         let mut result = Ok(());
         let mut has_timers = false;
         for key in &rung {
-            if key.is_timer() {
-                has_timers = true;
-            } else {
-                // An error does not keep the others from being collected.
-                result = result.and(self.collect_shared(*key, &mut queues));
+            // An error does not keep the others from being collected.
+            match key.of() {
+                Of::File => result = result.and(self.collect_file(*key, &mut queues)),
+                Of::Signal => result = result.and(self.collect_signal(*key, &mut queues)),
+                Of::Timer => has_timers = true,
             }
         }
         if has_timers {
-            rung.iter().filter(|key| key.is_timer()).for_each(|key| self.collect_timer(*key, &mut queues));
+            let timers = rung.iter().filter(|key| key.of() == Of::Timer);
+            timers.for_each(|key| self.collect_timer(*key, &mut queues));
         }
         rung.clear();
         self.room.set(rung);
@@ -303,21 +293,23 @@ impl Core {
     }
 
     #[inline]
-    fn collect_shared(&self, key: Key, queues: &mut Queues) -> io::Result<()> {
-        match self.places.borrow_mut().get_mut(key.index()) {
-            Some(Place::File(file)) => {
-                let found = file.collect(&self.bells.waker(key))?;
-                for event in file.events() {
-                    activate(event, found & event.kinds.get(), queues);
-                }
+    fn collect_file(&self, key: Key, queues: &mut Queues) -> io::Result<()> {
+        if let Some(file) = self.files.borrow_mut().get_mut(key.index()) {
+            let found = file.collect(&self.bells.waker(key))?;
+            for event in file.events() {
+                activate(event, found & event.kinds.get(), queues);
             }
-            Some(Place::Signal(caught)) => {
-                let found = caught.collect()?;
-                for event in &caught.events {
-                    activate(event, found, queues);
-                }
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn collect_signal(&self, key: Key, queues: &mut Queues) -> io::Result<()> {
+        if let Some(caught) = self.signals.borrow_mut().get_mut(key.index()) {
+            let found = caught.collect()?;
+            for event in &caught.events {
+                activate(event, found, queues);
             }
-            None => {}
         }
         Ok(())
     }
@@ -337,8 +329,8 @@ impl Core {
         while !self.handle.stop.load(Ordering::Acquire) {
             // Nothing is added meanwhile.
             let next = self.queues.borrow_mut().iter_mut().find_map(VecDeque::pop_front);
-            let Some((event, ticket)) = next else { break };
-            called += usize::from(event.fire(self, ticket));
+            let Some(event) = next else { break };
+            called += usize::from(event.fire(self));
         }
         called
     }
@@ -360,83 +352,73 @@ impl Core {
 
     fn attach_to_file(&self, event: &Rc<Inner>) -> Result<(), Error> {
         let index = self.find_file(event)?;
-        if let Some(Place::File(file)) = self.places.borrow_mut().get_mut(index) {
-            if file.has_old_trigger(event) {
-                *file = self.executor.enter(|| File::new(event))?;
-            }
-            file.add(event, &self.bells.waker(Key::shared(index)))?;
+        let file = &mut self.files.borrow_mut()[index];
+        if file.has_old_trigger(event) {
+            *file = self.executor.enter(|| File::new(event))?;
         }
-        Ok(())
+        file.add(event, &self.bells.waker(Key::file(index)))
     }
 
     /// The index of the place of its descriptor, which is made if there is none.
     #[inline(always)]
     pub fn find_file(&self, event: &Inner) -> io::Result<usize> {
-        let index = match event.place.get() {
-            NOWHERE => self.make_file(event)?,
-            index => return Ok(index),
-        };
-        event.place.set(index);
-        Ok(index)
+        if event.place.get() == NOWHERE {
+            event.place.set(self.make_file(event)?);
+        }
+        Ok(event.place.get() as usize)
     }
 
     #[inline(never)]
-    fn make_file(&self, event: &Inner) -> io::Result<usize> {
+    fn make_file(&self, event: &Inner) -> io::Result<u32> {
         let mut by_fd = self.by_fd.borrow_mut();
         // The reactor refuses negative ones: nothing is found for them here.
         let fd = event.fd.get() as usize;
         if let Some(index) = by_fd.get(fd).and_then(|next| next.checked_sub(1)) {
-            return Ok(index as usize);
+            return Ok(index);
         }
         let file = self.executor.enter(|| File::new(event))?;
-        let index = self.places.borrow_mut().insert(Place::File(file));
+        let mut files = self.files.borrow_mut();
+        let index = files.len() as u32;
+        files.push(file);
         if by_fd.len() <= fd {
             by_fd.resize((fd + 1).next_power_of_two(), 0);
         }
-        by_fd[fd] = index as u32 + 1;
+        by_fd[fd] = index + 1;
         Ok(index)
     }
 
     fn attach_to_signal(&self, event: &Rc<Inner>) -> Result<(), Error> {
-        let mut places = self.places.borrow_mut();
         let mut signals = self.signals.borrow_mut();
-        for &index in &*signals {
-            if let Some(Place::Signal(caught)) = places.get_mut(index) {
-                if caught.events.iter().any(|other| other.fd == event.fd) {
-                    event.place.set(index);
-                    caught.events.push(event.clone());
-                    return Ok(());
-                }
-            }
+        let same =
+            |(_, caught): &(usize, &mut Caught)| caught.events.iter().any(|other| other.fd == event.fd);
+        if let Some((index, caught)) = signals.iter_mut().find(same) {
+            event.place.set(index as u32);
+            caught.events.push(event.clone());
+            return Ok(());
         }
-        let place = places.vacant_entry();
-        let index = place.key();
-        let waker = self.bells.waker(Key::shared(index));
-        let caught = self.executor.enter(|| Caught::new(waker, event))?;
-        place.insert(Place::Signal(Box::new(caught)));
-        signals.push(index);
-        event.place.set(index);
+        let place = signals.vacant_entry();
+        event.place.set(place.key() as u32);
+        let waker = self.bells.waker(Key::signal(place.key()));
+        place.insert(self.executor.enter(|| Caught::new(waker, event))?);
         Ok(())
     }
 
     /// Undoes [`attach`](Core::attach). Once it has returned, the descriptor is not registered for this event.
+    #[inline(always)]
     pub fn detach(&self, event: &Rc<Inner>) {
-        if !event.kinds.get().intersects(Kinds::FILE | Kinds::SIGNAL) {
-            return;
+        let (kinds, index) = (event.kinds.get(), event.place.get() as usize);
+        if kinds.intersects(Kinds::FILE) {
+            self.files.borrow_mut()[index].remove(event, || self.bells.waker(Key::file(index)));
+        } else if kinds.contains(Kinds::SIGNAL) {
+            self.detach_from_signal(event, index);
         }
-        let index = event.place.get();
-        let mut places = self.places.borrow_mut();
-        let stays = match places.get_mut(index) {
-            Some(Place::File(file)) => {
-                file.remove(event, || self.bells.waker(Key::shared(index)));
-                true
-            }
-            Some(Place::Signal(caught)) => caught.remove(event),
-            None => true,
-        };
-        if !stays {
-            places.remove(index);
-            self.signals.borrow_mut().retain(|other| *other != index);
+    }
+
+    #[cold]
+    fn detach_from_signal(&self, event: &Rc<Inner>, index: usize) {
+        let mut signals = self.signals.borrow_mut();
+        if !signals[index].remove(event) {
+            signals.remove(index);
         }
     }
 

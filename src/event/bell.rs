@@ -13,25 +13,41 @@ use std::ptr;
 use std::rc::Rc;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-/// What has news: the index of a place in the base, and whether that is one of a timer.
+/// What has news: a place in one of the tables of the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Key(usize);
 
+/// What the place is one of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    File,
+    Signal,
+    Timer,
+}
+
 impl Key {
-    pub fn shared(index: usize) -> Key {
-        Key(index << 1)
+    pub fn file(index: usize) -> Key {
+        Key(index << 2)
+    }
+
+    pub fn signal(index: usize) -> Key {
+        Key(index << 2 | 1)
     }
 
     pub fn timer(index: usize) -> Key {
-        Key(index << 1 | 1)
+        Key(index << 2 | 2)
     }
 
     pub fn index(self) -> usize {
-        self.0 >> 1
+        self.0 >> 2
     }
 
-    pub fn is_timer(self) -> bool {
-        self.0 & 1 != 0
+    pub fn of(self) -> Of {
+        match self.0 & 3 {
+            0 => Of::File,
+            1 => Of::Signal,
+            _ => Of::Timer,
+        }
     }
 }
 

@@ -48,30 +48,32 @@ pub struct Event(pub(super) Rc<Inner>);
 
 type Callback = Box<dyn FnMut(&Event, Kinds)>;
 
+/// In this order, so that what to attach and to detach it needs is together: with many events, it is fetched from memory.
+#[repr(C)]
 pub(super) struct Inner {
     base: Weak<Core>,
-    pub fd: Cell<RawFd>,
-    pub kinds: Cell<Kinds>,
-    pub priority: Cell<Priority>,
-    /// `None` while it runs.
-    callback: Cell<Option<Callback>>,
-    is_attached: Cell<bool>,
-    /// The index of the place in the base: of its descriptor, or [`NOWHERE`]; of its signal, while it is attached.
-    pub place: Cell<usize>,
-    /// What it was collected for, and is to be called with.
-    active: Cell<Kinds>,
-    /// Changes whenever `active` is set or given up: an entry of a queue with an older one is void.
-    ticket: Cell<u64>,
     /// If it can have a time-out, or could before it was [assigned](Event::assign) anew.
     timing: Cell<Option<Box<Timing>>>,
+    /// The index of the place in the base: of its descriptor, or [`NOWHERE`]; of its signal, while it is attached.
+    pub place: Cell<u32>,
+    pub kinds: Cell<Kinds>,
+    /// What it was collected for, and is to be called with.
+    active: Cell<Kinds>,
+    is_attached: Cell<bool>,
+    /// It has been collected, and its turn has not come yet.
+    is_queued: Cell<bool>,
+    pub priority: Cell<Priority>,
+    pub fd: Cell<RawFd>,
+    /// `None` while it runs.
+    callback: Cell<Option<Callback>>,
 }
 
-// With the two counts of an Rc, 72 bytes.
+// With the two counts of an Rc, 64 bytes.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Inner>() <= 56);
+const _: () = assert!(size_of::<Inner>() <= 48);
 
 /// The place of a descriptor that has none yet.
-pub(super) const NOWHERE: usize = usize::MAX;
+pub(super) const NOWHERE: u32 = u32::MAX;
 
 /// What concerns the time of an event.
 struct Timing {
@@ -95,15 +97,15 @@ impl Event {
     pub fn new(base: &Base, fd: RawFd, kinds: Kinds, callback: impl FnMut(&Event, Kinds) + 'static) -> Event {
         let event = Event(Rc::new(Inner {
             base: Rc::downgrade(&base.0),
-            fd: Cell::new(fd),
-            kinds: Cell::new(kinds),
-            priority: Cell::default(),
-            callback: Cell::new(Some(Box::new(callback))),
-            is_attached: Cell::new(false),
-            place: Cell::new(NOWHERE),
-            active: Cell::default(),
-            ticket: Cell::new(0),
             timing: Cell::new(None),
+            place: Cell::new(NOWHERE),
+            kinds: Cell::new(kinds),
+            active: Cell::default(),
+            is_attached: Cell::new(false),
+            is_queued: Cell::new(false),
+            priority: Cell::default(),
+            fd: Cell::new(fd),
+            callback: Cell::new(Some(Box::new(callback))),
         }));
         event.0.prepare(&base.0);
         event
@@ -281,30 +283,18 @@ impl Inner {
     fn detach(self: &Rc<Self>, core: &Core) {
         self.is_attached.set(false);
         self.active.set(Kinds::NONE);
-        self.ticket.set(self.ticket.get() + 1);
         core.detach(self);
-        self.with_timing(|timing| {
-            if timing.period.take().is_some() {
-                core.let_go_of_timed(timing.key);
-                timing.deadline = None;
-                core.executor.enter(|| timing.timer.clear());
-            }
-        });
+        self.with_timing(|timing| timing.stop(core));
     }
 
-    /// It is to be called in this iteration, for `kinds` as well. Its ticket, if that is new.
+    /// It is to be called in this iteration, for `kinds` as well. Is that new, so that it is to be queued?
     #[inline]
-    pub fn activate(&self, kinds: Kinds) -> Option<u64> {
+    pub fn activate(&self, kinds: Kinds) -> bool {
         if !self.is_attached.get() || kinds.is_empty() {
-            return None;
+            return false;
         }
-        let before = self.active.get();
-        self.active.set(before | kinds);
-        if !before.is_empty() {
-            return None;
-        }
-        self.ticket.set(self.ticket.get() + 1);
-        Some(self.ticket.get())
+        self.active.set(self.active.get() | kinds);
+        !self.is_queued.replace(true)
     }
 
     // --------------------------------------------------------------------------------------------- time
@@ -334,13 +324,13 @@ impl Inner {
 
     // ---------------------------------------------------------------------------------------------- call
 
-    /// Calls it for what it was collected for, unless it has been detached since, when it got a newer ticket. Says whether
-    /// it was called.
-    pub fn fire(self: Rc<Self>, core: &Core, ticket: u64) -> bool {
-        if self.ticket.get() != ticket {
+    /// Its turn in the queue has come: calls it for what it was collected for. `false`: it has been detached since.
+    pub fn fire(self: Rc<Self>, core: &Core) -> bool {
+        self.is_queued.set(false);
+        let kinds = self.active.take();
+        if kinds.is_empty() {
             return false;
         }
-        let kinds = self.active.take();
         if !self.kinds.get().contains(Kinds::PERSIST) {
             self.detach(core);
         } else {
@@ -387,6 +377,15 @@ impl Timing {
         self.timer.set_at(deadline);
         if !self.timer.is_waited_for() {
             wait(&mut self.timer, &core.waker(self.key));
+        }
+    }
+
+    #[inline(never)]
+    fn stop(&mut self, core: &Core) {
+        if self.period.take().is_some() {
+            core.let_go_of_timed(self.key);
+            self.deadline = None;
+            core.executor.enter(|| self.timer.clear());
         }
     }
 

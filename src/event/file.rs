@@ -62,20 +62,28 @@ impl File {
         }
     }
 
-    #[inline]
+    /// The caller has another reference to the event: no destructor of the user's runs here.
+    #[inline(always)]
     pub fn remove(&mut self, event: &Rc<Inner>, waker: impl FnOnce() -> Waker) {
-        // The caller has another reference: no destructor of the user's runs here.
+        if self.events[1].is_some() {
+            return self.remove_one(event, &waker());
+        }
+        self.events[0] = None;
+        self.watch.stop();
+    }
+
+    /// Others stay.
+    #[inline(never)]
+    fn remove_one(&mut self, event: &Rc<Inner>, waker: &Waker) {
         let at = self.events().position(|other| Rc::ptr_eq(other, event));
         if let Some(at) = at {
             self.events[at] = None;
-            (at + 1..self.events.len()).for_each(|i| self.events.swap(i - 1, i));
+            self.events[at..].rotate_left(1);
         }
         let interest = self.events().fold(Interest::NONE, |all, other| all | other.kinds.get().interest());
         // An error means that the descriptor has been closed. Then nobody hears of it any more, as documented.
         let _ = self.watch.set_interest(interest);
-        if !interest.is_empty() {
-            wait(&mut self.watch, &waker());
-        }
+        wait(&mut self.watch, waker);
     }
 
     /// What has happened, and waits for more. After that, the next turn asks the kernel anew.

@@ -85,7 +85,7 @@ impl Seen {
 
     /// All that is known to be ready.
     pub fn ready(self) -> Ready {
-        Ready(self.0 as u32 & ALL.0)
+        Ready(self.0 as u8 & ALL.0)
     }
 
     /// Its reactor is one that others turn, or has to be asked: what it will say next may be old news to the kernel.

@@ -49,7 +49,7 @@ pub(crate) fn notify(id: u64) {
 /// An entry belongs to the reactor that it names: only who holds the lock of that one's sources changes it. (If that one
 /// has gone, anybody may empty it: no id comes twice.) One that names nobody is for the first who [takes](Place::take)
 /// it. So what happens to a descriptor happens in one step, and nobody holds two locks for it.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Place {
     reactor: AtomicU64,
     /// Under the lock.
@@ -157,8 +157,8 @@ fn grow(row: usize, fd: RawFd) -> io::Result<&'static [Place]> {
 #[inline(always)]
 fn position(fd: RawFd) -> Option<(usize, usize)> {
     let number = usize::try_from(fd).ok()? + ROW;
-    let row = number.ilog2() - ROW.ilog2();
-    Some((row as usize, number & !(ROW << row)))
+    let log2 = number.ilog2();
+    Some(((log2 - ROW.ilog2()) as usize, number & !(1 << log2)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -2,7 +2,9 @@
 
 use super::driver::no_tasks;
 use super::readiness::{ALL, Asks, Direction, Readiness, Seen, Wait};
+use super::registry::Place;
 use super::shared::Shared;
+use super::table::place;
 use super::{current, fallback, wake_all};
 use crate::sync::{Mutex, lock};
 use crate::sys::{self, Ready, Watched, fork};
@@ -40,14 +42,27 @@ impl Home {
         self.reactor.poller.arm(fd, self.token, interest);
     }
 
-    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+    fn remove(&self, fd: RawFd) -> io::Result<()> {
         self.reactor.remove(fd, self.token)
     }
+}
 
-    /// A watch, which is told of nothing any more.
-    #[inline]
+/// The same of a watch, which knows its place, as it comes and goes more often.
+#[derive(Debug)]
+pub(crate) struct WatchHome {
+    home: Home,
+    place: &'static Place,
+}
+
+impl WatchHome {
+    pub fn remove(&self, fd: RawFd) -> io::Result<()> {
+        self.home.remove(fd)
+    }
+
+    /// It is told of nothing any more.
+    #[inline(always)]
     pub fn park(&mut self, fd: RawFd) {
-        self.token = self.reactor.park_watch(fd, self.token);
+        self.home.token = self.home.reactor.park_watch(self.place, fd, self.home.token);
     }
 }
 
@@ -83,8 +98,9 @@ impl Source {
 
     /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is, which has the [`Home`] of its source. Nothing
     /// counts as ready until the kernel has said so. To be told of nothing is not to be registered.
-    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<(Arc<Source>, Home)> {
+    pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<(Arc<Source>, WatchHome)> {
         current::with_reactor(|reactor| {
+            let place = place(fd)?;
             let mut home = Home { reactor: reactor.clone(), token: NOWHERE };
             let make = |token| {
                 home.token = token;
@@ -102,36 +118,43 @@ impl Source {
                 source
             };
             let source = match watched.interest {
-                Ready::NONE => reactor.add_parked(fd, watched, make)?,
+                Ready::NONE => reactor.add_parked(watched, make)?,
                 _ => reactor.add_watch(fd, watched, make)?,
             };
-            Ok((source, home))
+            Ok((source, WatchHome { home, place }))
         })
     }
 
     /// Changes what is watched, which is to be told of something. An error has changed nothing.
-    pub fn change_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
+    pub fn change_watch(self: &Arc<Self>, own: &mut WatchHome, watched: Watched) -> io::Result<()> {
+        let home = &own.home;
         if home.reactor.is_alive() {
-            home.reactor.change_watch(self.fd, home.token, watched)?;
+            home.reactor.change_watch(own.place, self.fd, home.token, watched)?;
         } else {
-            self.move_watch(home, watched)?;
+            self.move_watch(own, watched)?;
         }
         // The kernel reports anew.
         self.forget_readiness();
         Ok(())
     }
 
-    /// Watches a descriptor that has been [parked](Home::park), or was told of nothing from the start. An error has changed
+    /// Watches a descriptor that has been [parked](WatchHome::park), or was told of nothing from the start. An error has changed
     /// nothing.
     #[inline]
-    pub fn unpark_watch(self: &Arc<Self>, home: &mut Home, fd: RawFd, watched: Watched) -> io::Result<()> {
+    pub fn unpark_watch(
+        self: &Arc<Self>,
+        own: &mut WatchHome,
+        fd: RawFd,
+        watched: Watched,
+    ) -> io::Result<()> {
         self.forget_readiness();
-        match home.reactor.unpark_watch(fd, home.token, watched) {
+        let home = &mut own.home;
+        match home.reactor.unpark_watch(own.place, fd, home.token, watched) {
             Ok(token) => {
                 home.token = token;
                 Ok(())
             }
-            Err(_) if !home.reactor.is_alive() => self.move_watch(home, watched),
+            Err(_) if !home.reactor.is_alive() => self.move_watch(own, watched),
             Err(e) => Err(e),
         }
     }
@@ -149,7 +172,7 @@ impl Source {
     #[inline]
     pub fn poll_watch(
         self: &Arc<Self>,
-        home: &mut Home,
+        home: &mut WatchHome,
         watched: Watched,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Ready>> {
@@ -180,7 +203,7 @@ impl Source {
     /// The usual case of [`poll_watch`](Source::poll_watch) for those who wait on at once: there is something to read, and
     /// nothing else. `false`: this is not that case, and nothing has changed.
     #[inline]
-    pub fn take_readable(&self, home: &Home, cx: &mut Context<'_>) -> bool {
+    pub fn take_readable(&self, home: &WatchHome, cx: &mut Context<'_>) -> bool {
         let seen = self.readiness.seen();
         if seen.ready() != Ready::READABLE || !self.is_of_this_process() {
             return false;
@@ -210,16 +233,18 @@ impl Source {
     }
 
     #[cold]
-    fn find_home_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
-        if home.reactor.is_alive() {
+    fn find_home_watch(self: &Arc<Self>, own: &mut WatchHome, watched: Watched) -> io::Result<()> {
+        if own.home.reactor.is_alive() {
             return Ok(());
         }
-        self.move_watch(home, watched)
+        self.move_watch(own, watched)
     }
 
-    fn move_watch(self: &Arc<Self>, home: &mut Home, watched: Watched) -> io::Result<()> {
+    fn move_watch(self: &Arc<Self>, own: &mut WatchHome, watched: Watched) -> io::Result<()> {
         current::with_reactor(|reactor| {
-            self.move_by(home, reactor, |make| reactor.add_watch(self.fd, watched, make))?;
+            // The old one may be of the process that forked this one.
+            own.place = place(self.fd)?;
+            self.move_by(&mut own.home, reactor, |make| reactor.add_watch(self.fd, watched, make))?;
             // Nothing keeps the one that has stopped.
             lock(&self.home).reactor = reactor.clone();
             Ok(())
@@ -381,9 +406,9 @@ impl Source {
         }
     }
 
-    fn ask_watch(&self, asks: Asks, home: &Home, interest: Ready, waker: &Waker) {
+    fn ask_watch(&self, asks: Asks, own: &WatchHome, interest: Ready, waker: &Waker) {
         if asks.to_arm {
-            home.arm(self.fd, interest);
+            own.home.arm(self.fd, interest);
         }
         if asks.to_count {
             fallback::waits(waker);

@@ -1,7 +1,7 @@
 //! The table of a reactor: which of its sources a token means, and what is registered with the selector.
 
 use super::driver::Driver;
-use super::registry;
+use super::registry::{self, Place};
 use super::shared::{Shared, stopped};
 use super::source::Source;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -91,8 +91,7 @@ impl Shared {
     }
 
     /// Changes what is watched. An error if the number has passed to another owner.
-    pub fn change_watch(&self, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
+    pub fn change_watch(&self, place: &Place, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
         let _sources = self.table.sources.lock();
         if !place.is(self.id, token) {
             return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
@@ -107,7 +106,7 @@ impl Shared {
         register: impl FnOnce(&Poller, u64) -> io::Result<()>,
         make: impl FnOnce(u64) -> Arc<Source>,
     ) -> io::Result<Arc<Source>> {
-        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
+        let place = place(fd)?;
         place.check_free(fd)?;
         let mut sources = self.sources_if_alive()?;
         let generation = sources.next_generation();
@@ -123,7 +122,7 @@ impl Shared {
     #[inline(always)]
     fn take(
         &self,
-        place: &registry::Place,
+        place: &Place,
         fd: RawFd,
         token: u64,
         register: impl FnOnce(&Poller, u64) -> io::Result<()>,
@@ -150,13 +149,10 @@ impl Shared {
     /// For a source that has a place here, and is not registered yet: as after [`park_watch`](Shared::park_watch).
     pub fn add_parked(
         &self,
-        fd: RawFd,
         watched: Watched,
         make: impl FnOnce(u64) -> Arc<Source>,
     ) -> io::Result<Arc<Source>> {
         self.note_trigger(watched);
-        // So that there is one when it is needed.
-        registry::place(fd).map_err(|e| explain(e, fd))?;
         let mut sources = self.sources_if_alive()?;
         let entry = sources.slab.vacant_entry();
         let token = token(entry.key(), PARKED);
@@ -167,7 +163,8 @@ impl Shared {
     }
 
     /// Stops to watch `fd`. Its source keeps its place, under a token that nothing is reported with; returns that.
-    pub fn park_watch(&self, fd: RawFd, token: u64) -> u64 {
+    #[inline(always)]
+    pub fn park_watch(&self, place: &Place, fd: RawFd, token: u64) -> u64 {
         if !self.is_of_this_process() {
             // As below.
             return token;
@@ -179,15 +176,14 @@ impl Shared {
             sources.parked += 1;
         }
         // An error means that the descriptor has been closed: then it is not registered either.
-        let _ = self.leave(fd, token);
+        let _ = self.leave(place, fd, token);
         parked
     }
 
     /// Watches `fd` again, whose source has been parked under this token; returns a new one.
     ///
     /// Errors, with nothing changed: those of [`add`](Shared::add).
-    pub fn unpark_watch(&self, fd: RawFd, parked: u64, watched: Watched) -> io::Result<u64> {
-        let place = registry::place(fd).map_err(|e| explain(e, fd))?;
+    pub fn unpark_watch(&self, place: &Place, fd: RawFd, parked: u64, watched: Watched) -> io::Result<u64> {
         place.check_free(fd)?;
         let sources = &mut *self.sources_if_alive()?;
         let generation = sources.next_generation();
@@ -205,6 +201,7 @@ impl Shared {
             // The selector of a parent process is not ours to change, though we share it.
             return Ok(());
         }
+        let place = registry::place(fd);
         let mut sources = self.table.sources.lock();
         let source = match sources.slab.get(index(token)) {
             Some((found, _)) if *found == token => {
@@ -213,7 +210,7 @@ impl Shared {
             }
             _ => None,
         };
-        let result = self.leave(fd, token);
+        let result = place.map_or(Ok(()), |place| self.leave(place, fd, token));
         drop(sources);
         drop(source);
         result
@@ -222,19 +219,17 @@ impl Shared {
     /// Gives the place of `fd` up, and what is registered. With the lock held. The number may have passed to another owner, if
     /// its file was closed behind our back: then nothing is done.
     #[inline(always)]
-    fn leave(&self, fd: RawFd, token: u64) -> io::Result<()> {
-        match registry::place(fd) {
-            Ok(place) if place.is(self.id, token) => {
-                let result = self.poller.delete(fd);
-                place.leave();
-                result
-            }
-            _ => Ok(()),
+    fn leave(&self, place: &Place, fd: RawFd, token: u64) -> io::Result<()> {
+        if !place.is(self.id, token) {
+            return Ok(());
         }
+        let result = self.poller.delete(fd);
+        place.leave();
+        result
     }
 
     /// Does somebody own `fd`, whose place names this reactor? If not, the place is free after that.
-    pub fn is_registered(&self, fd: RawFd, place: &registry::Place) -> bool {
+    pub fn is_registered(&self, fd: RawFd, place: &Place) -> bool {
         let sources = self.table.sources.lock();
         let Some(token) = place.token(self.id) else { return false };
         let is_known = matches!(sources.slab.get(index(token)), Some((found, _)) if *found == token);
@@ -272,6 +267,11 @@ impl Shared {
         }
         others
     }
+}
+
+/// Where it is noted who has `fd`.
+pub(super) fn place(fd: RawFd) -> io::Result<&'static Place> {
+    registry::place(fd).map_err(|e| explain(e, fd))
 }
 
 fn token(index: usize, generation: u32) -> u64 {

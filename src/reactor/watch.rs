@@ -1,7 +1,7 @@
 //! A descriptor that somebody else reads and writes.
 
 use super::Source;
-use super::source::Home;
+use super::source::WatchHome;
 use crate::sys::{Ready, Trigger, Watched};
 use std::fmt;
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 
 /// What a [`Watch`] waits for, and what it has found: a set of bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Interest(u32);
+pub struct Interest(u8);
 
 impl Interest {
     /// Nothing.
@@ -109,7 +109,7 @@ impl fmt::Debug for Interest {
 /// ```
 pub struct Watch {
     source: Arc<Source>,
-    home: Home,
+    home: WatchHome,
     /// As in the source, which so is not looked at for it.
     fd: RawFd,
     watched: Watched,
@@ -148,15 +148,20 @@ impl Watch {
         match (self.watched.interest, watched.interest) {
             (Ready::NONE, Ready::NONE) => {}
             (Ready::NONE, _) => self.source.unpark_watch(&mut self.home, self.fd, watched)?,
-            (_, Ready::NONE) => {
-                self.home.park(self.fd);
-                // The next one with the number may be another.
-                self.is_closed = false;
-            }
+            (_, Ready::NONE) => self.stop(),
             _ => self.source.change_watch(&mut self.home, watched)?,
         }
         self.watched = watched;
         Ok(())
+    }
+
+    /// It waits for nothing from now on, having waited for something.
+    #[inline(always)]
+    pub(crate) fn stop(&mut self) {
+        self.home.park(self.fd);
+        self.watched.interest = Ready::NONE;
+        // The next one with the number may be another.
+        self.is_closed = false;
     }
 
     /// What it waits for.

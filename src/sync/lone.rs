@@ -28,7 +28,7 @@ impl<T> UnwindSafe for LoneMutex<T> {}
 pub(crate) struct LoneGuard<'a, T> {
     of: &'a LoneMutex<T>,
     /// `None`: the thread was alone when it came.
-    _held: Option<MutexGuard<'a, ()>>,
+    held: Option<MutexGuard<'a, ()>>,
     _value: PhantomData<&'a mut T>,
 }
 
@@ -52,25 +52,25 @@ impl<T> LoneMutex<T> {
 
     #[inline(always)]
     fn lock_as(&self, is_alone: bool) -> LoneGuard<'_, T> {
-        let mut held = None;
-        if is_alone {
+        let held = if is_alone {
             assert!(!self.is_taken.load(Ordering::Acquire), "this lock is taken by its own thread");
+            None
         } else {
-            held = Some(lock(&self.mutex));
-            if self.is_taken.load(Ordering::Acquire) {
-                self.wait();
-            }
-        }
+            Some(self.lock_beside_others())
+        };
         self.is_taken.store(true, Ordering::Relaxed);
-        LoneGuard { of: self, _held: held, _value: PhantomData }
+        LoneGuard { of: self, held, _value: PhantomData }
     }
 
-    #[cold]
-    fn wait(&self) {
+    /// Out of the way of those who are alone.
+    #[inline(never)]
+    fn lock_beside_others(&self) -> MutexGuard<'_, ()> {
+        let held = lock(&self.mutex);
         let mut round = 0;
         while self.is_taken.load(Ordering::Acquire) {
             super::spin(&mut round);
         }
+        held
     }
 }
 
@@ -96,7 +96,16 @@ impl<T> Drop for LoneGuard<'_, T> {
     #[inline(always)]
     fn drop(&mut self) {
         self.of.is_taken.store(false, Ordering::Release);
+        if let Some(held) = self.held.take() {
+            unlock(held);
+        }
     }
+}
+
+/// Out of the way of those who are alone.
+#[inline(never)]
+fn unlock(held: MutexGuard<'_, ()>) {
+    drop(held);
 }
 
 impl<T> fmt::Debug for LoneMutex<T> {

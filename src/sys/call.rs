@@ -18,7 +18,7 @@ mod calls {
     #[inline(always)]
     pub unsafe fn recv(fd: c_int, buf: *mut u8, len: usize, flags: c_int) -> isize {
         // SAFETY: recvfrom(2) without an address writes to these bytes only.
-        unsafe { call(libc::SYS_recvfrom, fd, buf, len, flags) }
+        unsafe { call(libc::SYS_recvfrom, fd, buf, len, number(flags)) }
     }
 
     /// # Safety
@@ -27,7 +27,7 @@ mod calls {
     #[inline(always)]
     pub unsafe fn send(fd: c_int, buf: *const u8, len: usize, flags: c_int) -> isize {
         // SAFETY: sendto(2) without an address reads from these bytes only.
-        unsafe { call(libc::SYS_sendto, fd, buf.cast_mut(), len, flags) }
+        unsafe { call(libc::SYS_sendto, fd, buf.cast_mut(), len, number(flags)) }
     }
 
     /// # Safety
@@ -37,7 +37,23 @@ mod calls {
     #[inline(always)]
     pub unsafe fn epoll_wait(epoll: c_int, room: *mut libc::epoll_event, len: usize, ms: c_int) -> isize {
         // SAFETY: epoll_wait(2) writes to this room only.
-        unsafe { call(libc::SYS_epoll_wait, epoll, room.cast(), len, ms) }
+        unsafe { call(libc::SYS_epoll_wait, epoll, room.cast(), len, number(ms)) }
+    }
+
+    /// # Safety
+    ///
+    /// `event` is valid for reads, unless `op` needs none.
+    #[cfg(not(wakewheel_libkqueue))]
+    #[inline(always)]
+    pub unsafe fn epoll_ctl(epoll: c_int, op: c_int, fd: c_int, event: *const libc::epoll_event) -> isize {
+        // SAFETY: epoll_ctl(2) reads the event, and writes nothing.
+        unsafe { call(libc::SYS_epoll_ctl, epoll, number(op), fd as usize, event.cast_mut().cast()) }
+    }
+
+    /// An argument that is no pointer.
+    #[inline(always)]
+    fn number(n: c_int) -> *mut u8 {
+        std::ptr::without_provenance_mut(n as usize)
     }
 
     /// A system call with these arguments, and zeros after them.
@@ -46,7 +62,7 @@ mod calls {
     ///
     /// That of the call.
     #[inline(always)]
-    unsafe fn call(number: c_long, fd: c_int, buf: *mut u8, len: usize, last: c_int) -> isize {
+    unsafe fn call(number: c_long, fd: c_int, second: *mut u8, third: usize, fourth: *mut u8) -> isize {
         let result;
         // SAFETY: the registers are those of syscall(2) for x86-64. The kernel changes rax, rcx and r11, and memory as the caller
         // allows; it keeps the flags, and uses none of our stack.
@@ -55,9 +71,9 @@ mod calls {
                 "syscall",
                 inlateout("rax") number as isize => result,
                 in("rdi") fd as isize,
-                in("rsi") buf,
-                in("rdx") len,
-                in("r10") last as isize,
+                in("rsi") second,
+                in("rdx") third,
+                in("r10") fourth,
                 in("r8") 0usize,
                 in("r9") 0usize,
                 lateout("rcx") _,
@@ -100,6 +116,16 @@ mod calls {
     pub unsafe fn epoll_wait(epoll: c_int, room: *mut libc::epoll_event, len: usize, ms: c_int) -> isize {
         // SAFETY: as the caller promises.
         result(unsafe { libc::epoll_wait(epoll, room, len as c_int, ms) } as isize)
+    }
+
+    /// # Safety
+    ///
+    /// `event` is valid for reads, unless `op` needs none.
+    #[cfg(all(any(target_os = "linux", target_os = "android"), not(wakewheel_libkqueue)))]
+    #[inline(always)]
+    pub unsafe fn epoll_ctl(epoll: c_int, op: c_int, fd: c_int, event: *const libc::epoll_event) -> isize {
+        // SAFETY: as the caller promises.
+        result(unsafe { libc::epoll_ctl(epoll, op, fd, event.cast_mut()) } as isize)
     }
 
     #[inline(always)]

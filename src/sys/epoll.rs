@@ -80,7 +80,8 @@ impl Poller {
 
     #[inline]
     pub fn delete(&self, fd: RawFd) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
+        // SAFETY: this op reads no event. (Linux before 2.6.9 would.)
+        done(unsafe { call::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null()) })
     }
 
     /// To add it once more is refused if it is there, and disturbs nobody. (To modify it would report it again, and would
@@ -97,9 +98,9 @@ impl Poller {
 
     #[inline]
     fn control(&self, op: libc::c_int, fd: RawFd, interest: libc::c_int, token: u64) -> io::Result<()> {
-        let mut event = libc::epoll_event { events: interest as u32, u64: token };
+        let event = libc::epoll_event { events: interest as u32, u64: token };
         // SAFETY: `event` lives through the call, and the kernel copies it.
-        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &mut event) }).map(drop)
+        done(unsafe { call::epoll_ctl(self.epoll.as_raw_fd(), op, fd, &event) })
     }
 
     #[inline]
@@ -130,7 +131,7 @@ fn ready(events: libc::c_int) -> Ready {
     // Nearly always.
     if events & !(libc::EPOLLIN | libc::EPOLLOUT) == 0 {
         const { assert!(libc::EPOLLIN == Ready::READABLE.0 as i32 && libc::EPOLLOUT == Ready::WRITABLE.0 as i32) };
-        return Ready(events as u32);
+        return Ready(events as u8);
     }
     special(events)
 }
@@ -192,6 +193,11 @@ fn wait_for(epoll: RawFd, buf: &mut [libc::epoll_event], time: Duration) -> isiz
         NO_PWAIT2.store(true, Ordering::Relaxed);
     }
     wait_ms(epoll, buf, super::poll::ms_rounded_up(time))
+}
+
+#[inline]
+fn done(result: isize) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result as libc::c_int)) } else { Ok(()) }
 }
 
 /// A wait has failed. To be interrupted is no error.

@@ -153,7 +153,7 @@ impl std::str::FromStr for Backend {
 /// `READABLE` and `WRITABLE` mean "an operation in that direction is worth a try", whatever the reason. The
 /// others say more about it and come in addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub(crate) struct Ready(pub u32);
+pub(crate) struct Ready(pub u8);
 
 impl Ready {
     pub const NONE: Ready = Ready(0);

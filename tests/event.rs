@@ -213,6 +213,19 @@ fn b62_timers_of_one_iteration_fire_in_the_order_of_their_deadlines() {
 }
 
 #[test]
+fn b62_a_timer_that_has_fired_before_comes_after_those_that_are_due_before_it() {
+    let base = Base::new().unwrap();
+    let log = Log::default();
+    let timers = ["first", "second"].map(|name| Event::new(&base, -1, TIMEOUT, log.of(name)));
+    timers[1].attach(Some(Duration::ZERO)).unwrap();
+    assert_eq!(iterate(&base, 1), 1);
+    log.take();
+    timers.iter().for_each(|timer| timer.attach(Some(Duration::ZERO)).unwrap());
+    assert_eq!(iterate(&base, 1), 2);
+    assert_eq!(log.names(), ["first", "second"]);
+}
+
+#[test]
 fn b63_an_event_of_high_priority_that_is_always_ready_starves_nobody() {
     let base = Base::new().unwrap();
     let (ours, mut theirs) = pair();
@@ -439,6 +452,26 @@ fn b70_shutdown_from_a_callback_is_no_error_and_the_rest_is_called_when_it_goes_
     assert!(log.take().is_empty());
     assert_eq!(iterate(&base, 1), 1);
     assert_eq!(log.names(), ["rest"]);
+}
+
+#[test]
+fn who_was_collected_and_then_detached_is_called_once_when_it_is_attached_again_and_collected_anew() {
+    let base = Base::new().unwrap();
+    let log = Log::default();
+    Event::timer(&base, |event| event.base().unwrap().shutdown()).attach(Some(Duration::ZERO)).unwrap();
+    let event = Event::new(&base, -1, TIMEOUT, log.of("event"));
+    event.attach(Some(Duration::ZERO)).unwrap();
+    base.dispatch().unwrap();
+    event.detach().unwrap();
+    assert_eq!(iterate(&base, 1), 0);
+
+    Event::timer(&base, |event| event.base().unwrap().shutdown()).attach(Some(Duration::ZERO)).unwrap();
+    event.attach(Some(Duration::ZERO)).unwrap();
+    base.dispatch().unwrap();
+    event.detach().unwrap();
+    event.attach(Some(Duration::ZERO)).unwrap();
+    assert_eq!(iterate(&base, 3), 1);
+    assert_eq!(log.names(), ["event"]);
 }
 
 #[test]

@@ -360,24 +360,31 @@ impl Timing {
 
     fn new(core: &Core) -> Timing {
         let key = core.add_timed();
-        // So that it has its place, where its waker stays.
-        let mut timer = Timer::never();
+        let mut timing = Timing { key, period: None, deadline: None, timer: Timer::never() };
         core.executor.enter(|| {
-            timer.set_after(Timing::NEVER);
-            wait(&mut timer, &core.waker(key));
-            timer.clear();
+            timing.take_place(core, now());
+            timing.timer.clear();
         });
-        Timing { key, period: None, deadline: None, timer }
+        timing
+    }
+
+    /// In the reactor, where its waker stays until it fires.
+    fn take_place(&mut self, core: &Core, now: Instant) {
+        if let Some(never) = now.checked_add(Timing::NEVER) {
+            self.timer.set_at(never);
+            wait(&mut self.timer, &core.waker(self.key));
+        }
     }
 
     /// `None`: never.
     fn start(&mut self, core: &Core, deadline: Option<Instant>) {
         self.deadline = deadline;
         let Some(deadline) = deadline else { return self.timer.clear() };
-        self.timer.set_at(deadline);
         if !self.timer.is_waited_for() {
-            wait(&mut self.timer, &core.waker(self.key));
+            // It has fired. Also if it is time again already, those come first that are due before.
+            self.take_place(core, deadline);
         }
+        self.timer.set_at(deadline);
     }
 
     #[inline(never)]

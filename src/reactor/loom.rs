@@ -7,6 +7,7 @@
 //! ```
 
 use super::clock::Clock;
+use super::current::enter_shared;
 use super::driver::{Answer, Driver, no_tasks};
 use super::park::Park;
 use super::readiness::{Direction, Readiness, Wait};
@@ -15,12 +16,12 @@ use super::source::Source;
 use super::wake_all;
 use super::wheel::Wheel;
 use crate::sys::scripted::Script;
-use crate::sys::{Poller, Ready};
+use crate::sys::{Poller, Ready, Trigger, Watched};
 use ::loom::sync::{Condvar, Mutex};
 use ::loom::thread;
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::task::{Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 /// Three context switches at the worst place find nearly everything, and take seconds rather than days.
 pub(crate) fn model(f: impl Fn() + Sync + Send + 'static) {
@@ -878,5 +879,26 @@ fn an_event_a_wait_and_a_removal_meet() {
             assert_eq!(task.times_woken(), 1);
         }
         assert_eq!(reactor.sources_alive(), 0);
+    });
+}
+
+/// A watch is changed while another thread turns the reactor: the news that come of the change are not taken for old ones.
+#[test]
+fn what_is_reported_of_a_change_is_not_forgotten() {
+    const FD: i32 = 1002;
+    model(|| {
+        let (reactor, task) = (scripted_reactor(), Task::new());
+        let mut watched = Watched { interest: Ready::READABLE, trigger: Trigger::Edge };
+        let (source, mut home) = enter_shared(&reactor, || Source::register_watch(FD, watched)).unwrap();
+        // The notification may come first.
+        let driver = meanwhile(&reactor, |reactor| while turn(reactor).events == 0 {});
+        watched.interest = Ready::WRITABLE;
+        source.change_watch(&mut home, watched).unwrap();
+        let cx = &mut Context::from_waker(&task.waker);
+        while source.poll_watch(&mut home, watched, cx).is_pending() {
+            task.wait();
+        }
+        driver.join().unwrap();
+        home.remove(FD).unwrap();
     });
 }

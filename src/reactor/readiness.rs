@@ -238,6 +238,14 @@ impl Readiness {
         }
     }
 
+    /// Nothing is known from now on. For whoever keeps events from being published meanwhile.
+    pub fn forget(&self) {
+        let seen = self.seen();
+        if seen.is_ready(ALL) {
+            self.clear(ALL, seen);
+        }
+    }
+
     #[cold]
     fn clear_slowly(&self, interest: Ready, seen: Seen) {
         let mut round = 0;

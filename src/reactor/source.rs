@@ -62,7 +62,7 @@ impl WatchHome {
     /// It is told of nothing any more.
     #[inline(always)]
     pub fn park(&mut self, fd: RawFd) {
-        self.home.token = self.home.reactor.park_watch(self.place, fd, self.home.token);
+        self.home.reactor.park_watch(self.place, fd, self.home.token);
     }
 }
 
@@ -129,13 +129,11 @@ impl Source {
     pub fn change_watch(self: &Arc<Self>, own: &mut WatchHome, watched: Watched) -> io::Result<()> {
         let home = &own.home;
         if home.reactor.is_alive() {
-            home.reactor.change_watch(own.place, self.fd, home.token, watched)?;
+            home.reactor.change_watch(own.place, self.fd, home.token, watched)
         } else {
-            self.move_watch(own, watched)?;
+            self.readiness.forget();
+            self.move_watch(own, watched)
         }
-        // The kernel reports anew.
-        self.forget_readiness();
-        Ok(())
     }
 
     /// Watches a descriptor that has been [parked](WatchHome::park), or was told of nothing from the start. An error has changed
@@ -147,23 +145,17 @@ impl Source {
         fd: RawFd,
         watched: Watched,
     ) -> io::Result<()> {
-        self.forget_readiness();
         let home = &mut own.home;
         match home.reactor.unpark_watch(own.place, fd, home.token, watched) {
             Ok(token) => {
                 home.token = token;
                 Ok(())
             }
-            Err(_) if !home.reactor.is_alive() => self.move_watch(own, watched),
+            Err(_) if !home.reactor.is_alive() => {
+                self.readiness.forget();
+                self.move_watch(own, watched)
+            }
             Err(e) => Err(e),
-        }
-    }
-
-    /// What is known was about something else.
-    fn forget_readiness(&self) {
-        let seen = self.readiness.seen();
-        if seen.is_ready(ALL) {
-            self.readiness.clear(ALL, seen);
         }
     }
 

@@ -25,20 +25,14 @@ pub(super) struct Table {
 struct Sources {
     slab: Slab<(u64, Arc<Source>)>,
     generation: u32,
-    /// How many have a place only: see [`park_watch`](Shared::park_watch).
-    parked: usize,
+    /// How many are registered: not those that have been [parked](Shared::park_watch).
+    registered: usize,
     stopped: bool,
 }
-
-/// The generation of what is not registered now: it is in no event.
-const PARKED: u32 = u32::MAX;
 
 impl Sources {
     fn next_generation(&mut self) -> u32 {
         self.generation = self.generation.wrapping_add(1);
-        if self.generation == PARKED {
-            self.generation = 0;
-        }
         self.generation
     }
 }
@@ -90,13 +84,18 @@ impl Shared {
         self.table.watches_levels.load(Ordering::Acquire)
     }
 
-    /// Changes what is watched. An error if the number has passed to another owner.
+    /// Changes what is watched, and the kernel reports it anew. An error if the number has passed to another owner.
     pub fn change_watch(&self, place: &Place, fd: RawFd, token: u64, watched: Watched) -> io::Result<()> {
-        let _sources = self.table.sources.lock();
+        let sources = self.table.sources.lock();
         if !place.is(self.id, token) {
             return Err(explain(io::Error::from_raw_os_error(libc::EBADF), fd));
         }
-        self.poller.watch(fd, token, watched, false).map_err(|e| explain(e, fd))
+        self.poller.watch(fd, token, watched, false).map_err(|e| explain(e, fd))?;
+        // Before the lock is given up, and somebody publishes what is new.
+        if let Some((_, source)) = sources.slab.get(index(token)) {
+            source.readiness.forget();
+        }
+        Ok(())
     }
 
     #[inline]
@@ -115,6 +114,7 @@ impl Shared {
         self.take(place, fd, token, register)?;
         let source = make(token);
         entry.insert((token, source.clone()));
+        sources.registered += 1;
         Ok(source)
     }
 
@@ -154,33 +154,27 @@ impl Shared {
     ) -> io::Result<Arc<Source>> {
         self.note_trigger(watched);
         let mut sources = self.sources_if_alive()?;
+        let generation = sources.next_generation();
         let entry = sources.slab.vacant_entry();
-        let token = token(entry.key(), PARKED);
+        let token = token(entry.key(), generation);
         let source = make(token);
         entry.insert((token, source.clone()));
-        sources.parked += 1;
         Ok(source)
     }
 
-    /// Stops to watch `fd`. Its source keeps its place, under a token that nothing is reported with; returns that.
+    /// Stops to watch `fd`. Its source stays in the table, and nothing that is new is published to it.
     #[inline(always)]
-    pub fn park_watch(&self, place: &Place, fd: RawFd, token: u64) -> u64 {
-        if !self.is_of_this_process() {
-            // As below.
-            return token;
+    pub fn park_watch(&self, place: &Place, fd: RawFd, token: u64) {
+        // If not, as below.
+        if self.is_of_this_process() {
+            let sources = &mut *self.table.sources.lock();
+            // An error means that the descriptor has been closed: then it is not registered either.
+            let _ = self.leave(sources, place, fd, token);
         }
-        let parked = self::token(index(token), PARKED);
-        let sources = &mut *self.table.sources.lock();
-        if let Some(entry) = sources.slab.get_mut(index(token)).filter(|entry| entry.0 == token) {
-            entry.0 = parked;
-            sources.parked += 1;
-        }
-        // An error means that the descriptor has been closed: then it is not registered either.
-        let _ = self.leave(place, fd, token);
-        parked
     }
 
-    /// Watches `fd` again, whose source has been parked under this token; returns a new one.
+    /// Watches `fd` again, whose source has been parked with this token; returns a new one. What was published before is
+    /// forgotten: it may be about another file.
     ///
     /// Errors, with nothing changed: those of [`add`](Shared::add).
     pub fn unpark_watch(&self, place: &Place, fd: RawFd, parked: u64, watched: Watched) -> io::Result<u64> {
@@ -192,7 +186,8 @@ impl Shared {
         let token = token(index(parked), generation);
         self.take(place, fd, token, |poller, token| poller.watch(fd, token, watched, true))?;
         entry.0 = token;
-        sources.parked -= 1;
+        entry.1.readiness.forget();
+        sources.registered += 1;
         Ok(token)
     }
 
@@ -204,25 +199,23 @@ impl Shared {
         let place = registry::place(fd);
         let mut sources = self.table.sources.lock();
         let source = match sources.slab.get(index(token)) {
-            Some((found, _)) if *found == token => {
-                sources.parked -= usize::from(generation(token) == PARKED);
-                Some(sources.slab.remove(index(token)))
-            }
+            Some((found, _)) if *found == token => Some(sources.slab.remove(index(token))),
             _ => None,
         };
-        let result = place.map_or(Ok(()), |place| self.leave(place, fd, token));
+        let result = place.map_or(Ok(()), |place| self.leave(&mut sources, place, fd, token));
         drop(sources);
         drop(source);
         result
     }
 
-    /// Gives the place of `fd` up, and what is registered. With the lock held. The number may have passed to another owner, if
+    /// Gives the place of `fd` up, and what is registered. The number may have passed to another owner, if
     /// its file was closed behind our back: then nothing is done.
     #[inline(always)]
-    fn leave(&self, place: &Place, fd: RawFd, token: u64) -> io::Result<()> {
+    fn leave(&self, sources: &mut Sources, place: &Place, fd: RawFd, token: u64) -> io::Result<()> {
         if !place.is(self.id, token) {
             return Ok(());
         }
+        sources.registered -= 1;
         let result = self.poller.delete(fd);
         place.leave();
         result
@@ -230,19 +223,19 @@ impl Shared {
 
     /// Does somebody own `fd`, whose place names this reactor? If not, the place is free after that.
     pub fn is_registered(&self, fd: RawFd, place: &Place) -> bool {
-        let sources = self.table.sources.lock();
+        let mut sources = self.table.sources.lock();
         let Some(token) = place.token(self.id) else { return false };
         let is_known = matches!(sources.slab.get(index(token)), Some((found, _)) if *found == token);
         let is_registered = is_known && self.poller.holds(fd, token);
         if !is_registered {
+            sources.registered -= 1;
             place.leave();
         }
         is_registered
     }
 
     pub fn sources_alive(&self) -> usize {
-        let sources = self.table.sources.lock();
-        sources.slab.len() - sources.parked
+        self.table.sources.lock().registered
     }
 
     /// Publishes the events. Counts those that concern no source.
@@ -281,10 +274,6 @@ fn token(index: usize, generation: u32) -> u64 {
 
 fn index(token: u64) -> usize {
     token as u32 as usize
-}
-
-fn generation(token: u64) -> u32 {
-    (token >> 32) as u32
 }
 
 /// The kernel's word for it, and what to do.

@@ -9,8 +9,9 @@ use super::seat::Seat;
 use super::shared::{Scratch, Shared, Turn};
 use super::source::Source;
 use super::wheel::Wheel;
+use crate::sync::lock;
 use crate::sys::scripted::{Call, Script};
-use crate::sys::{Backend, Poller, Ready};
+use crate::sys::{Backend, Poller, Ready, Trigger, Watched};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, RawFd};
@@ -270,6 +271,40 @@ fn a_source_that_goes_while_the_selector_reports_it_is_not_touched() {
         Ok(vec![crate::sys::Event { token, ready: next }])
     });
     assert_eq!(figures(bench.turn(NOW)), (0, 0, 0));
+    assert_eq!(bench.reactor.sources_alive(), 0);
+}
+
+/// The same for a watch that stops, and goes on: what comes late is about the time before.
+#[test]
+fn a_watch_that_stops_while_the_selector_reports_it_begins_anew() {
+    const FD: RawFd = 2031;
+    let bench = Bench::new();
+    let watched = Watched { interest: READ, trigger: Trigger::Level };
+    let (source, home) =
+        super::current::enter_shared(&bench.reactor, || Source::register_watch(FD, watched)).unwrap();
+    let token = bench.script.token(FD);
+    let home = Arc::new(Mutex::new(home));
+    bench.script.then_do({
+        let home = home.clone();
+        move || {
+            lock(&home).park(FD);
+            Ok(vec![crate::sys::Event { token, ready: READ }])
+        }
+    });
+    bench.turn(NOW);
+    assert_eq!(bench.reactor.sources_alive(), 0);
+
+    let home = &mut *lock(&home);
+    source.unpark_watch(home, FD, watched).unwrap();
+    assert_eq!(bench.reactor.sources_alive(), 1);
+    let waker = bench.waker("watch");
+    let cx = &mut Context::from_waker(&waker);
+    assert!(source.poll_watch(home, watched, cx).is_pending());
+    // Nor is anything reported with the old token any more.
+    bench.script.then([(token, READ), (bench.script.token(FD), READ)]);
+    assert_eq!(figures(bench.turn(NOW)), (1, 0, 1));
+    assert!(source.poll_watch(home, watched, cx).is_ready());
+    home.remove(FD).unwrap();
     assert_eq!(bench.reactor.sources_alive(), 0);
 }
 

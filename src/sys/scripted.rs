@@ -76,8 +76,14 @@ impl Script {
         Ok(())
     }
 
-    pub(super) fn watch(&self, fd: RawFd, token: u64, _: Watched, is_new: bool) -> io::Result<()> {
-        if is_new { self.add(fd, token) } else { Ok(()) }
+    /// As in epoll, a change reports anew what the descriptor is ready for: here, for everything.
+    pub(super) fn watch(&self, fd: RawFd, token: u64, watched: Watched, is_new: bool) -> io::Result<()> {
+        if is_new {
+            return self.add(fd, token);
+        }
+        self.then([(token, watched.interest)]);
+        self.notify();
+        Ok(())
     }
 
     pub(super) fn delete(&self, fd: RawFd) -> io::Result<()> {

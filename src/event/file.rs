@@ -20,6 +20,8 @@ pub(super) struct File {
     events: [Option<Rc<Inner>>; 3],
 }
 
+const _: () = assert!(size_of::<File>() == 64);
+
 impl File {
     /// For an event that is to come. To be called in the base's executor.
     pub fn new(event: &Inner) -> io::Result<File> {

@@ -3,7 +3,8 @@
 //!
 //! glibc's functions of these names are cancellation points (pthreads(7)): once a process has a second thread, each of
 //! them says before and after it, by a locked instruction, whether the thread may be cancelled. Nobody cancels a thread that
-//! runs Rust code, and here it would cost a hundredth of what a message does.
+//! runs Rust code, and here it would cost a hundredth of what a message does. (epoll_ctl(2) is none. To call
+//! it here spares some ten instructions, of less than 120 for an event that goes.)
 
 pub(super) use calls::*;
 

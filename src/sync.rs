@@ -16,7 +16,7 @@ pub(crate) use model::*;
 pub(crate) use real::*;
 
 use crate::sys::threads::is_alone;
-use atomic::{AtomicUsize, Ordering};
+use atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Changes `word` from `now` to `next`, unless it is something else by now. That is a compare-exchange, which is a locked
 /// instruction; or a look and a store, while the process has one thread.
@@ -30,6 +30,24 @@ pub(crate) fn exchange(word: &AtomicUsize, now: usize, next: usize) -> bool {
         word.store(next, Ordering::Relaxed);
     }
     is_now
+}
+
+/// Sets a flag that others look at, and says whether it was set; what this thread loads after that, [`SeqCst`](Ordering::SeqCst),
+/// it loads after others can see the flag. That is a locked instruction, or none while the process has one thread.
+#[inline(always)]
+pub(crate) fn announce(flag: &AtomicBool) -> bool {
+    if !is_alone() {
+        let was_set = flag.swap(true, Ordering::SeqCst);
+        // It does not take the order of these for one of all of them, but that of fences.
+        #[cfg(loom)]
+        atomic::fence(Ordering::SeqCst);
+        return was_set;
+    }
+    let was_set = flag.load(Ordering::Relaxed);
+    flag.store(true, Ordering::Relaxed);
+    // A signal may be handled in between.
+    std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    was_set
 }
 
 /// Locks, and takes a poisoned lock for what it is: what these locks guard is never left half-changed, because

@@ -124,6 +124,42 @@ fn a_watch_with_news_that_nobody_has_taken_goes_on_in_a_child() {
 }
 
 #[test]
+fn a_watch_that_waits_for_nothing_goes_on_in_a_child_and_is_refused_what_the_child_has() {
+    let name = "a_watch_that_waits_for_nothing_goes_on_in_a_child_and_is_refused_what_the_child_has";
+    in_a_process_of_its_own(name, || {
+        let parent = LocalExecutor::new().unwrap();
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut watch = parent.enter(|| Watch::new(&ours, Interest::NONE, Trigger::Level)).unwrap();
+        Child::fork(|| {
+            let child = LocalExecutor::new().unwrap();
+            let alive = || child.reactor().sources_alive();
+            child.block_on(async {
+                let own = Watch::new(&ours, Interest::READ, Trigger::Level).unwrap();
+                // libkqueue cannot tell whether one filter of a descriptor is there.
+                if !cfg!(wakewheel_libkqueue) {
+                    let e = watch.set_interest(Interest::READ).unwrap_err();
+                    assert_eq!((e.kind(), alive()), (ErrorKind::AlreadyExists, 1));
+                }
+                drop(own);
+                watch.set_interest(Interest::READ).unwrap();
+                assert_eq!(alive(), 1);
+                theirs.write_all(b"x").unwrap();
+                assert_eq!(watch.ready().await.unwrap(), Interest::READ);
+                ours.read_exact(&mut [0; 1]).unwrap();
+                watch.set_interest(Interest::NONE).unwrap();
+                assert_eq!(alive(), 0);
+            });
+        })
+        .ends_well();
+        parent.block_on(async {
+            watch.set_interest(Interest::READ).unwrap();
+            theirs.write_all(b"y").unwrap();
+            assert_eq!(watch.ready().await.unwrap(), Interest::READ);
+        });
+    });
+}
+
+#[test]
 fn what_a_child_drops_stays_registered_in_the_parent() {
     in_a_process_of_its_own("what_a_child_drops_stays_registered_in_the_parent", || {
         let (a, mut b) = tcp_pair();

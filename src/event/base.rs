@@ -80,6 +80,7 @@ impl Base {
             is_running: Cell::new(false),
             is_calling: Cell::new(false),
             now: Cell::new(None),
+            hurries: Cell::new(false),
             handle,
             executor,
         }))
@@ -193,8 +194,18 @@ type Queues = [VecDeque<Rc<Inner>>; 3];
 #[inline]
 fn activate(event: &Rc<Inner>, kinds: Kinds, queues: &mut Queues) {
     if event.activate(kinds) {
+        if event.is_queued.replace(true) {
+            take_out(event, queues);
+        }
         queues[event.priority.get() as usize].push_back(event.clone());
     }
+}
+
+/// It has been detached, after a shutdown, while it was in a queue, and collected again.
+#[cold]
+fn take_out(event: &Rc<Inner>, queues: &mut Queues) {
+    // The caller has another reference: no destructor of the user's runs here.
+    queues.iter_mut().for_each(|queue| queue.retain(|other| !Rc::ptr_eq(other, event)));
 }
 
 /// No `RefCell` here is borrowed while something of a user's runs: a callback, a waker, a destructor.
@@ -217,6 +228,8 @@ pub(super) struct Core {
     is_calling: Cell<bool>,
     /// The time of this iteration, if it was wanted.
     now: Cell<Option<Instant>>,
+    /// The next iteration does not wait.
+    hurries: Cell<bool>,
     handle: BaseHandle,
     /// Last: what is registered goes before.
     pub executor: LocalExecutor,
@@ -260,7 +273,8 @@ impl Core {
     /// Waits, collects, calls. Returns how many were called. To be called in the executor.
     fn iterate(&self, timeout: Option<Duration>) -> io::Result<usize> {
         self.is_calling.set(false);
-        let timeout = if self.is_idle() { timeout } else { Some(Duration::ZERO) };
+        let hurries = self.hurries.take();
+        let timeout = if self.is_idle() && !hurries { timeout } else { Some(Duration::ZERO) };
         self.executor.turn_with(timeout, |waker| self.bells.note(waker))?;
         self.now.set(None);
         self.is_calling.set(true);
@@ -444,5 +458,10 @@ impl Core {
 
     pub fn waker(&self, key: Key) -> Waker {
         self.bells.waker(key)
+    }
+
+    /// A time-out is for the next iteration, which is not put off so that others share it.
+    pub fn hurry(&self) {
+        self.hurries.set(true);
     }
 }

@@ -65,8 +65,8 @@ pub(super) struct Bells {
     rung: Rung,
 }
 
-/// The keys have the lower bits: a million places on systems with 32 bits.
-const KEY_BITS: u32 = if usize::BITS >= 64 { 40 } else { 21 };
+/// The keys have the lower bits: a million places in each table on systems with 32 bits.
+const KEY_BITS: u32 = if usize::BITS >= 64 { 40 } else { 22 };
 const KEY_MAX: usize = (1 << KEY_BITS) - 1;
 
 impl Bells {

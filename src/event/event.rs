@@ -60,8 +60,8 @@ pub(super) struct Inner {
     /// What it was collected for, and is to be called with.
     active: Cell<Kinds>,
     is_attached: Cell<bool>,
-    /// It has been collected, and its turn has not come yet.
-    is_queued: Cell<bool>,
+    /// It has been collected, and its turn has not come yet. If it is not active then, that is in vain.
+    pub is_queued: Cell<bool>,
     pub priority: Cell<Priority>,
     pub fd: Cell<RawFd>,
     /// `None` while it runs.
@@ -293,8 +293,9 @@ impl Inner {
         if !self.is_attached.get() || kinds.is_empty() {
             return false;
         }
-        self.active.set(self.active.get() | kinds);
-        !self.is_queued.replace(true)
+        let before = self.active.get();
+        self.active.set(before | kinds);
+        before.is_empty()
     }
 
     // --------------------------------------------------------------------------------------------- time
@@ -370,21 +371,23 @@ impl Timing {
 
     /// In the reactor, where its waker stays until it fires.
     fn take_place(&mut self, core: &Core, now: Instant) {
-        if let Some(never) = now.checked_add(Timing::NEVER) {
-            self.timer.set_at(never);
-            wait(&mut self.timer, &core.waker(self.key));
-        }
+        self.timer.set_at(now.checked_add(Timing::NEVER).unwrap_or(now));
+        wait(&mut self.timer, &core.waker(self.key));
     }
 
     /// `None`: never.
     fn start(&mut self, core: &Core, deadline: Option<Instant>) {
         self.deadline = deadline;
         let Some(deadline) = deadline else { return self.timer.clear() };
+        if self.period == Some(Duration::ZERO) {
+            core.hurry();
+        }
+        self.timer.set_at(deadline);
         if !self.timer.is_waited_for() {
             // It has fired. Also if it is time again already, those come first that are due before.
             self.take_place(core, deadline);
+            self.timer.set_at(deadline);
         }
-        self.timer.set_at(deadline);
     }
 
     #[inline(never)]

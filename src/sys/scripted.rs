@@ -55,6 +55,8 @@ impl Script {
     /// During the next wait that has no answer yet, this happens, and then it ends as this says.
     pub fn then_do(&self, scene: impl FnOnce() -> io::Result<Vec<Event>> + Send + 'static) {
         lock(&self.state).scenes.push_back(Box::new(scene));
+        #[cfg(loom)]
+        self.notified.notify_one();
     }
 
     /// What has been asked since the last time.
@@ -82,7 +84,6 @@ impl Script {
             return self.add(fd, token);
         }
         self.then([(token, watched.interest)]);
-        self.notify();
         Ok(())
     }
 
@@ -101,6 +102,10 @@ impl Script {
         let scene = {
             let mut state = lock(&self.state);
             state.calls.push(Call::Wait(timeout));
+            #[cfg(loom)]
+            while state.scenes.is_empty() && !state.notified && timeout != Some(Duration::ZERO) {
+                state = self.notified.wait(state).unwrap();
+            }
             state.scenes.pop_front()
         };
         // Without the lock: it may notify.
@@ -109,10 +114,6 @@ impl Script {
             events.extend(scene()?);
         }
         let mut state = lock(&self.state);
-        #[cfg(loom)]
-        while !is_scene && !state.notified && timeout != Some(Duration::ZERO) {
-            state = self.notified.wait(state).unwrap();
-        }
         if std::mem::take(&mut state.notified) {
             events.push(Event { token: NOTIFY_TOKEN, ready: Ready::READABLE });
         } else {

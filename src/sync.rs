@@ -38,7 +38,7 @@ pub(crate) fn exchange(word: &AtomicUsize, now: usize, next: usize) -> bool {
 pub(crate) fn announce(flag: &AtomicBool) -> bool {
     if !is_alone() {
         let was_set = flag.swap(true, Ordering::SeqCst);
-        // It does not take the order of these for one of all of them, but that of fences.
+        // Loom has one order of all sequentially consistent steps for fences only.
         #[cfg(loom)]
         atomic::fence(Ordering::SeqCst);
         return was_set;

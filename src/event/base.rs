@@ -212,7 +212,7 @@ fn take_out(event: &Rc<Inner>, queues: &mut Queues) {
 ///
 /// To make an event allocates what its registration and its time need, in the reactor as well; to attach it, nothing.
 pub(super) struct Core {
-    /// These three by the index in the key of the bell. They own what is attached. Which descriptor has a place keeps it.
+    /// These three by the index in the key of the bell. They own what is attached. A descriptor that has a place keeps it.
     files: RefCell<Vec<File>>,
     signals: RefCell<Slab<Caught>>,
     /// A place for each that can have a time. Those that are attached with one are in them.

@@ -369,9 +369,9 @@ impl Timing {
         timing
     }
 
-    /// In the reactor, where its waker stays until it fires.
-    fn take_place(&mut self, core: &Core, now: Instant) {
-        self.timer.set_at(now.checked_add(Timing::NEVER).unwrap_or(now));
+    /// In the reactor, long after `moment`; its waker stays there until it fires.
+    fn take_place(&mut self, core: &Core, moment: Instant) {
+        self.timer.set_at(moment.checked_add(Timing::NEVER).unwrap_or(moment));
         wait(&mut self.timer, &core.waker(self.key));
     }
 

@@ -70,6 +70,7 @@ impl File {
         if self.events[1].is_some() {
             return self.remove_one(event, &waker());
         }
+        // Nearly always it is the only one.
         self.events[0] = None;
         self.watch.stop();
     }

@@ -96,7 +96,7 @@ impl Source {
         })
     }
 
-    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is, which has the [`WatchHome`] of its source. Nothing
+    /// Registers `fd` to be told of a part only, as a [`Watch`](super::Watch) is, which has a [`WatchHome`] of its own. Nothing
     /// counts as ready until the kernel has said so. To be told of nothing is not to be registered.
     pub fn register_watch(fd: RawFd, watched: Watched) -> io::Result<(Arc<Source>, WatchHome)> {
         current::with_reactor(|reactor| {

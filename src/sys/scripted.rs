@@ -2,8 +2,8 @@
 //!
 //! The test keeps the [`Script`], writes down what each wait finds and what others do while it lasts, and reads
 //! afterwards what the reactor has asked for. Once the script is over, a wait ends by its time-out or a notification. One
-//! that has neither would be for ever, which is an error of the test; under loom it lasts until another thread notifies,
-//! so that a notification that is lost shows as a deadlock.
+//! that has neither would be for ever, which is an error of the test; under loom it lasts until another thread notifies or
+//! goes on with the script, so that a notification that is lost shows as a deadlock.
 
 use super::{Event, NOTIFY_TOKEN, Ready, Watched};
 use crate::sync::{Mutex, lock};
